@@ -1,0 +1,2 @@
+//! epp-server
+fn main() {}

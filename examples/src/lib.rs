@@ -1,0 +1,1 @@
+//! Demo, engine simulator and end-to-end harness of p3sched.
