@@ -1,1 +1,500 @@
-//! prefix_index/mod
+//! Step 2 of a pick: for every endpoint, how many leading blocks of this prompt does it hold?
+//!
+//! # The structure
+//!
+//! Blocks are named by chained hashes: the hash of block `i` commits to all blocks before it, so equal hashes mean
+//! equal prefixes. The index is a tree of prefixes whose edges are *runs*, each one contiguous array of hashes:
+//!
+//! ```text
+//!  root table                    runs                                           holders (endpoint: blocks held)
+//!  first hash ──► run
+//!      a      ──► 0     a b c d e f g h i j k l m n o p                         0: 16   1: 9   2: 9   3: 4
+//!                             │         │
+//!      s      ──► 1           │         └► s t u v w     (continues run 0 after i)   1: 5
+//!      x      ──► 2           └► x y                     (continues run 0 after d)   2: 0 .. 3: 2
+//! ```
+//!
+//! * **Never split.** A path that leaves a run, at its end or inside it, goes on in a run of its own. Its first
+//!   hash identifies the whole prefix, so the one root table finds it from anywhere: runs know neither
+//!   parents nor children, and a divergence inside a run of 8192 blocks that 1000 endpoints hold moves nothing.
+//! * **One comparison per run.** If the last comparable hashes are equal, all are; if not, a bisection
+//!   finds where the path leaves. A look-up costs the number of runs, not of blocks.
+//! * **Shares are lengths.** An engine evicts a prefix from its end, so what an endpoint holds of a run is a number.
+//!   The holders of a run that continues another one hold that other one up to there.
+//! * **Recency in segments.** Each endpoint keeps one list of (run, stretch) in the order of last use. Using a path
+//!   moves one entry per run, and eviction from the other end is exactly the per-block order: least recently
+//!   used first, and of the blocks used together the deepest first. No prefix is ever held without its head.
+//!
+//! What it is not for: prompts whose hashes are not chained. The index then still terminates, but its
+//! answers mean nothing.
+
+mod holders;
+mod recency;
+mod run;
+mod storage;
+mod table;
+mod validate;
+
+use holders::Holder;
+use recency::Recency;
+use run::Run;
+use table::{RootEntry, RootTable, SHARED};
+
+/// Which endpoint holds which prefix: the picker's copy of the engines' KV caches.
+///
+/// Endpoints are small dense slot numbers; the caller may use a slot again after [`clear`](Self::clear).
+/// It has one writer and takes no locks; the scheduler puts it behind one.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::prefix_index::PrefixIndex;
+///
+/// let mut index = PrefixIndex::new(1 << 20);
+/// index.set_capacity(0, 1_000);
+/// index.set_capacity(1, 1_000);
+/// index.insert(0, &[11, 12, 13]);
+/// index.insert(1, &[11, 12, 99]);
+///
+/// let mut matched = [0; 2];
+/// index.find(&[11, 12, 13, 14], &mut matched);
+/// assert_eq!(matched, [3, 2]);
+/// ```
+#[derive(Debug)]
+pub struct PrefixIndex {
+    max_bytes: usize,
+    roots: RootTable,
+    runs: Vec<Run>,
+    recency: Recency,
+    /// The path of the insert in progress, head first. Kept for its memory.
+    path: Vec<PathStep>,
+    /// What the runs and their holders occupy outside `runs`.
+    run_bytes: usize,
+    unique_blocks: usize,
+    holdings: usize,
+}
+
+/// How much of a [`PrefixIndex`] is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixIndexStats {
+    /// Different blocks held by any endpoint.
+    pub unique_blocks: usize,
+    /// Runs that these blocks form.
+    pub runs: usize,
+    /// Pairs of an endpoint and a run of which it holds at least one block.
+    pub holdings: usize,
+    /// Entries in the recency lists, at least one per holding.
+    pub segments: usize,
+    /// Heap bytes occupied, idle capacity and the allocator's headers included.
+    pub bytes: usize,
+}
+
+/// The part of a path that runs along one run.
+#[derive(Clone, Copy, Debug)]
+struct PathStep {
+    run: u32,
+    /// Leading blocks of the run that are on the path.
+    common: u32,
+}
+
+impl PrefixIndex {
+    /// Creates an empty index that occupies at most `max_bytes`.
+    ///
+    /// Beyond that bound the endpoint with the most blocks loses its least recent ones.
+    /// A fixed remainder under 1 KiB, and about 40 bytes per endpoint slot, cannot be given back.
+    #[must_use]
+    pub fn new(max_bytes: usize) -> Self {
+        Self {
+            max_bytes,
+            roots: RootTable::new(),
+            runs: Vec::new(),
+            recency: Recency::default(),
+            path: Vec::new(),
+            run_bytes: 0,
+            unique_blocks: 0,
+            holdings: 0,
+        }
+    }
+
+    /// Sets how many blocks an endpoint can hold; 0, as for every endpoint not heard of, holds none.
+    ///
+    /// When lower than before, the least recent blocks go at once.
+    ///
+    /// # Complexity
+    ///
+    /// Memory is proportional to the largest `endpoint` ever given, so slots must be small and dense.
+    pub fn set_capacity(&mut self, endpoint: u32, blocks: usize) {
+        self.recency.set_capacity(endpoint, blocks);
+        self.evict_to_capacity(endpoint);
+        self.evict_to_bound();
+    }
+
+    /// Writes to `matched[endpoint]` how many leading blocks of the path `hashes` each endpoint holds.
+    ///
+    /// The result is 0 for slots that hold nothing or were never given a capacity; endpoints beyond `matched` are
+    /// left out. Finding is not using: recency does not change.
+    ///
+    /// # Complexity
+    ///
+    /// One probe of the root table per run on the path, a bisection where the path leaves a run, and the writes.
+    pub fn find(&self, hashes: &[u64], matched: &mut [u32]) {
+        matched.fill(0);
+        let mut walk = self.walk(hashes);
+        let mut current = walk.next();
+        while let Some(found) = current {
+            let deeper = walk.next();
+            self.record(found, deeper, matched);
+            current = deeper;
+        }
+    }
+
+    /// Notes that the endpoint now holds all blocks of the path `hashes` and has just used them, the head last.
+    ///
+    /// Of a path longer than the endpoint's capacity only the head that fits is held. Blocks beyond
+    /// the capacity, and beyond the bound in bytes, go as described in the module's documentation.
+    ///
+    /// # Complexity
+    ///
+    /// Proportional to the runs on the path and to the blocks that no endpoint held before.
+    pub fn insert(&mut self, endpoint: u32, hashes: &[u64]) {
+        let longest = self.recency.lane(endpoint).capacity.min(i32::MAX as usize);
+        let hashes = hashes.get(..longest).unwrap_or(hashes);
+        if hashes.is_empty() {
+            return;
+        }
+        self.store(hashes);
+        while let Some(step) = self.path.pop() {
+            self.use_run(endpoint, step);
+        }
+        storage::release(&mut self.path);
+        self.evict_to_capacity(endpoint);
+        self.evict_to_bound();
+    }
+
+    /// Forgets all blocks of an endpoint that has restarted or is gone; its capacity stays.
+    ///
+    /// # Complexity
+    ///
+    /// Proportional to the runs that it held.
+    pub fn clear(&mut self, endpoint: u32) {
+        while self.forget_oldest(endpoint, usize::MAX) > 0 {}
+    }
+
+    /// Number of blocks that the endpoint holds.
+    #[must_use]
+    pub fn block_count(&self, endpoint: u32) -> usize {
+        self.recency.lane(endpoint).blocks
+    }
+
+    /// How much of the index is in use.
+    #[must_use]
+    pub fn stats(&self) -> PrefixIndexStats {
+        PrefixIndexStats {
+            unique_blocks: self.unique_blocks,
+            runs: self.runs.len(),
+            holdings: self.holdings,
+            segments: self.recency.len(),
+            bytes: self.bytes(),
+        }
+    }
+}
+
+/// Finding.
+impl PrefixIndex {
+    fn walk<'a>(&'a self, path: &'a [u64]) -> Walk<'a> {
+        Walk { index: self, path, start: 0 }
+    }
+
+    #[inline]
+    fn record(&self, found: Found<'_>, deeper: Option<Found<'_>>, matched: &mut [u32]) {
+        if found.root.holder != SHARED {
+            if let Some(slot) = matched.get_mut(found.root.holder as usize) {
+                *slot = found.start + found.root.held.min(found.common);
+            }
+        } else if let Some(run) = self.run(found.root.run) {
+            let deeper = deeper.filter(|deeper| deeper.root.holder == SHARED);
+            let deeper = deeper.and_then(|deeper| self.run(deeper.root.run));
+            run.holders.record(found.start, found.common, deeper.map(|run| &run.holders), matched);
+        }
+    }
+
+    #[inline]
+    fn run(&self, id: u32) -> Option<&Run> {
+        self.runs.get(id as usize)
+    }
+}
+
+/// The runs along a path, head first.
+struct Walk<'a> {
+    index: &'a PrefixIndex,
+    /// What is left of the path.
+    path: &'a [u64],
+    /// Blocks before it.
+    start: u32,
+}
+
+/// A run on a path.
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    root: &'a RootEntry,
+    /// Blocks of the path before the run.
+    start: u32,
+    /// Leading blocks of the run that are on the path, at least 1.
+    common: u32,
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = Found<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Found<'a>> {
+        let root = self.index.roots.get(*self.path.first()?)?;
+        let common = if self.path.get(root.length as usize - 1) == Some(&root.last) {
+            root.length
+        } else {
+            self.index.run(root.run)?.common_prefix(self.path)
+        };
+        let found = Found { root, start: self.start, common };
+        self.start += common;
+        self.path = self.path.get(common as usize..)?;
+        Some(found)
+    }
+}
+
+/// Inserting.
+impl PrefixIndex {
+    /// Makes sure that runs for the whole path exist, and leaves them in `self.path`.
+    fn store(&mut self, hashes: &[u64]) {
+        let mut path = std::mem::take(&mut self.path);
+        path.extend(self.walk(hashes).map(|found| PathStep { run: found.root.run, common: found.common }));
+        let known: usize = path.iter().map(|step| step.common as usize).sum();
+        let rest = hashes.get(known..).unwrap_or_default();
+        if !rest.is_empty() && !self.extend_last(&mut path, rest) {
+            path.push(PathStep { run: self.add_run(rest), common: rest.len() as u32 });
+        }
+        self.path = path;
+    }
+
+    /// Continues the path in the run where it ends, if it ends where that run ends.
+    fn extend_last(&mut self, path: &mut [PathStep], rest: &[u64]) -> bool {
+        let Some(step) = path.last_mut() else { return false };
+        let Some(run) = self.runs.get_mut(step.run as usize) else { return false };
+        if step.common != run.length() {
+            return false;
+        }
+        self.run_bytes -= run.heap_bytes();
+        run.extend(rest);
+        self.run_bytes += run.heap_bytes();
+        self.unique_blocks += rest.len();
+        step.common = run.length();
+        true
+    }
+
+    fn add_run(&mut self, hashes: &[u64]) -> u32 {
+        let id = self.runs.len() as u32;
+        let run = Run::new(hashes);
+        self.roots.insert(RootEntry {
+            first: run.first(),
+            last: run.last(),
+            run: id,
+            length: run.length(),
+            holder: SHARED,
+            held: 0,
+        });
+        self.run_bytes += run.heap_bytes();
+        self.unique_blocks += hashes.len();
+        storage::push(&mut self.runs, run);
+        id
+    }
+
+    /// Makes the run's blocks on the path held, and the endpoint's most recent.
+    fn use_run(&mut self, endpoint: u32, PathStep { run, common }: PathStep) {
+        let Some(before) = self.holder(run, endpoint) else {
+            let segment = self.recency.push(endpoint, run, common, recency::NONE);
+            self.recency.count(endpoint, common as isize);
+            self.holdings += 1;
+            return self.set_holder(run, Holder { endpoint, length: common, segment });
+        };
+        let length = before.length.max(common);
+        let Some((head, end)) = self.merge_segments(run, before, common) else { return };
+        if end > common {
+            // The head's end stays behind as the less recent part, and a new head is split off.
+            if let Some(segment) = self.recency.get_mut(head) {
+                segment.start = common;
+            }
+            let segment = self.recency.push(endpoint, run, common, head);
+            return self.set_holder(run, Holder { endpoint, length, segment });
+        }
+        if let Some(segment) = self.recency.get_mut(head) {
+            segment.end = common;
+        }
+        self.recency.promote(head);
+        if length != before.length {
+            self.recency.count(endpoint, length as isize - before.length as isize);
+            self.set_holder(run, Holder { endpoint, length, segment: head });
+        }
+    }
+
+    /// Drops the head segments that end before `common` into the next one; returns the head's id and end.
+    fn merge_segments(&mut self, run: u32, holder: Holder, common: u32) -> Option<(u32, u32)> {
+        loop {
+            // Segments move when one is removed, so the head is looked up each time.
+            let head = self.holder(run, holder.endpoint)?.segment;
+            let segment = self.recency.get(head)?;
+            if segment.end >= common || segment.end == holder.length {
+                return Some((head, segment.end));
+            }
+            self.recency.get_mut(segment.deeper)?.start = 0;
+            self.set_holder(run, Holder { segment: segment.deeper, ..holder });
+            self.remove_segment(head);
+        }
+    }
+
+    fn holder(&self, run: u32, endpoint: u32) -> Option<Holder> {
+        self.run(run)?.holders.get(endpoint)
+    }
+
+    fn set_holder(&mut self, run: u32, holder: Holder) {
+        let slots = self.recency.slots();
+        self.change_holders(run, |run| run.holders.set(holder, slots));
+    }
+
+    /// Changes a run and keeps the sum of bytes and the run's root entry true.
+    fn change_holders(&mut self, id: u32, change: impl FnOnce(&mut Run)) {
+        let Some(run) = self.runs.get_mut(id as usize) else { return };
+        self.run_bytes -= run.heap_bytes();
+        change(run);
+        self.run_bytes += run.heap_bytes();
+        if let Some(root) = self.roots.get_mut(run.first()) {
+            root.last = run.last();
+            root.length = run.length();
+            (root.holder, root.held) =
+                run.holders.only().map_or((SHARED, 0), |only| (only.endpoint, only.length));
+        }
+    }
+}
+
+/// Forgetting.
+impl PrefixIndex {
+    fn evict_to_capacity(&mut self, endpoint: u32) {
+        loop {
+            let lane = self.recency.lane(endpoint);
+            if lane.blocks <= lane.capacity || self.forget_oldest(endpoint, lane.blocks - lane.capacity) == 0
+            {
+                return;
+            }
+        }
+    }
+
+    fn evict_to_bound(&mut self) {
+        /// So many blocks are worth looking for the largest endpoint again.
+        const BATCH: usize = 64;
+        loop {
+            let excess = self.bytes().saturating_sub(self.max_bytes);
+            let Some(endpoint) = self.recency.largest().filter(|_| excess > 0) else { return };
+            self.forget_oldest(endpoint, BATCH.max(excess / size_of::<u64>()));
+        }
+    }
+
+    /// Ends the holding of up to `limit` least recent blocks, at most one segment's; returns how many.
+    fn forget_oldest(&mut self, endpoint: u32, limit: usize) -> usize {
+        let id = self.recency.lane(endpoint).oldest;
+        let Some(segment) = self.recency.get(id) else { return 0 };
+        let forgotten = limit.min((segment.end - segment.start) as usize);
+        let end = segment.end - forgotten as u32;
+        self.recency.count(endpoint, -(forgotten as isize));
+        self.shorten_share(segment.run, endpoint, end);
+        if end > segment.start {
+            if let Some(segment) = self.recency.get_mut(id) {
+                segment.end = end;
+            }
+        } else {
+            self.remove_segment(id);
+        }
+        if self.run(segment.run).is_some_and(|run| run.holders.count() == 0) {
+            self.remove_run(segment.run);
+        }
+        forgotten
+    }
+
+    fn shorten_share(&mut self, run: u32, endpoint: u32, length: u32) {
+        let Some(holder) = self.holder(run, endpoint) else { return };
+        self.holdings -= usize::from(length == 0);
+        let slots = self.recency.slots();
+        let mut idle = 0;
+        self.change_holders(run, |run| {
+            if length == 0 {
+                run.holders.remove(endpoint);
+            } else {
+                run.holders.set(Holder { length, ..holder }, slots);
+            }
+            if holder.length == run.length() {
+                let longest = run.holders.longest();
+                idle = run.length() - longest;
+                if longest > 0 {
+                    run.truncate(longest);
+                }
+            }
+        });
+        self.unique_blocks -= idle as usize;
+    }
+
+    /// Removes a segment, and mends the chain of the one that takes its id.
+    fn remove_segment(&mut self, id: u32) {
+        if !self.recency.remove(id) {
+            return;
+        }
+        let old_id = self.recency.len() as u32;
+        let Some(moved) = self.recency.get(id) else { return };
+        let Some(run) = self.runs.get_mut(moved.run as usize) else { return };
+        let Some(holder) = run.holders.get(moved.endpoint) else { return };
+        if holder.segment == old_id {
+            run.holders.set(Holder { segment: id, ..holder }, self.recency.slots());
+            return;
+        }
+        let mut at = holder.segment;
+        while let Some(segment) = self.recency.get_mut(at)
+            && segment.end < holder.length
+        {
+            if segment.deeper == old_id {
+                segment.deeper = id;
+                return;
+            }
+            at = segment.deeper;
+        }
+    }
+
+    /// Removes a run that nobody holds, and tells all who know it where the run that takes its id is now.
+    fn remove_run(&mut self, id: u32) {
+        let Some(run) = self.run(id) else { return };
+        let (first, bytes) = (run.first(), run.heap_bytes());
+        self.roots.remove(first);
+        self.run_bytes -= bytes;
+        if !storage::remove(&mut self.runs, id) {
+            return;
+        }
+        let Some(moved) = self.runs.get(id as usize) else { return };
+        if let Some(root) = self.roots.get_mut(moved.first()) {
+            root.run = id;
+        }
+        let recency = &mut self.recency;
+        moved.holders.for_each(|holder| {
+            let mut at = holder.segment;
+            while let Some(segment) = recency.get_mut(at) {
+                segment.run = id;
+                if segment.end >= holder.length {
+                    break;
+                }
+                at = segment.deeper;
+            }
+        });
+    }
+
+    fn bytes(&self) -> usize {
+        self.run_bytes
+            + self.roots.heap_bytes()
+            + storage::heap_bytes(&self.runs)
+            + storage::heap_bytes(&self.path)
+            + self.recency.heap_bytes()
+    }
+}

@@ -1,0 +1,206 @@
+//! The root table: from the chained hash of a run's first block to the run.
+
+/// What a look-up needs of a run, kept beside its key so that a hit on a run with one holder touches one cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RootEntry {
+    /// Chained hash of the run's first block: the key.
+    pub(super) first: u64,
+    /// Chained hash of the run's last block.
+    pub(super) last: u64,
+    /// Position of the run in the index; [`VACANT`] in an unused entry.
+    pub(super) run: u32,
+    /// Blocks in the run.
+    pub(super) length: u32,
+    /// The only holder, or [`SHARED`].
+    pub(super) holder: u32,
+    /// Blocks that the only holder holds.
+    pub(super) held: u32,
+}
+
+/// `RootEntry::holder` of a run whose holders have to be read from the run itself.
+pub(super) const SHARED: u32 = u32::MAX;
+
+const VACANT: u32 = u32::MAX;
+const VACANT_ENTRY: RootEntry =
+    RootEntry { first: 0, last: 0, run: VACANT, length: 0, holder: SHARED, held: 0 };
+const SMALLEST: usize = 16;
+
+/// Open addressing with linear probing and backward-shift deletion: no tombstones, so churn leaves no trace.
+///
+/// At most three quarters of the entries are in use, so every probe sequence ends at a vacant one.
+#[derive(Debug)]
+pub(super) struct RootTable {
+    /// A power of two of entries, two to a cache line.
+    entries: Vec<RootEntry>,
+    used: usize,
+    /// `64 - log2(entries.len())`.
+    shift: u32,
+}
+
+impl RootTable {
+    pub(super) fn new() -> Self {
+        Self::with_entries(SMALLEST)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.used
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        super::storage::heap_bytes(&self.entries)
+    }
+
+    #[inline]
+    pub(super) fn get(&self, first: u64) -> Option<&RootEntry> {
+        let mut at = self.home(first);
+        loop {
+            let entry = self.entries.get(at)?;
+            if entry.first == first && entry.run != VACANT {
+                return Some(entry);
+            }
+            if entry.run == VACANT {
+                return None;
+            }
+            at = self.after(at);
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, first: u64) -> Option<&mut RootEntry> {
+        let at = self.position(first)?;
+        self.entries.get_mut(at)
+    }
+
+    /// Adds an entry whose key is not in the table yet.
+    pub(super) fn insert(&mut self, entry: RootEntry) {
+        if (self.used + 1) * 4 > self.entries.len() * 3 {
+            self.resize(self.entries.len() * 2);
+        }
+        self.place(entry);
+        self.used += 1;
+    }
+
+    /// Removes the entry of `first`, and moves those behind it up so that no probe sequence is interrupted.
+    pub(super) fn remove(&mut self, first: u64) {
+        let Some(mut hole) = self.position(first) else { return };
+        let mut at = self.after(hole);
+        while let Some(&entry) = self.entries.get(at)
+            && entry.run != VACANT
+        {
+            if self.distance(self.home(entry.first), at) >= self.distance(hole, at) {
+                self.write(hole, entry);
+                hole = at;
+            }
+            at = self.after(at);
+        }
+        self.write(hole, VACANT_ENTRY);
+        self.used -= 1;
+        if self.used * 8 < self.entries.len() && self.entries.len() > SMALLEST {
+            self.resize(self.entries.len() / 4);
+        }
+    }
+
+    fn with_entries(count: usize) -> Self {
+        let count = count.next_power_of_two().max(SMALLEST);
+        Self { entries: vec![VACANT_ENTRY; count], used: 0, shift: u64::BITS - count.trailing_zeros() }
+    }
+
+    fn position(&self, first: u64) -> Option<usize> {
+        let mut at = self.home(first);
+        loop {
+            let entry = self.entries.get(at)?;
+            if entry.run == VACANT {
+                return None;
+            }
+            if entry.first == first {
+                return Some(at);
+            }
+            at = self.after(at);
+        }
+    }
+
+    fn place(&mut self, entry: RootEntry) {
+        let mut at = self.home(entry.first);
+        while self.entries.get(at).is_some_and(|found| found.run != VACANT) {
+            at = self.after(at);
+        }
+        self.write(at, entry);
+    }
+
+    fn write(&mut self, at: usize, entry: RootEntry) {
+        if let Some(slot) = self.entries.get_mut(at) {
+            *slot = entry;
+        }
+    }
+
+    /// The entries are visited in the order of their high bits, so both tables are walked front to back.
+    #[cold]
+    fn resize(&mut self, count: usize) {
+        let old = std::mem::replace(self, Self::with_entries(count));
+        self.used = old.used;
+        for entry in old.entries {
+            if entry.run != VACANT {
+                self.place(entry);
+            }
+        }
+    }
+
+    /// Fibonacci hashing: the high bits of the product depend on all bits of the key.
+    #[inline]
+    fn home(&self, first: u64) -> usize {
+        (first.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    }
+
+    #[inline]
+    fn after(&self, at: usize) -> usize {
+        (at + 1) & (self.entries.len() - 1)
+    }
+
+    fn distance(&self, from: usize, to: usize) -> usize {
+        to.wrapping_sub(from) & (self.entries.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::collections::hash_map::Entry;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_hash_map(operations in prop::collection::vec((any::<bool>(), 0..200u64), 0..600)) {
+            let mut table = RootTable::new();
+            let mut expected = HashMap::new();
+            for (step, (add, key)) in (0..).zip(operations) {
+                if !add {
+                    table.remove(key);
+                    expected.remove(&key);
+                } else if let Entry::Vacant(vacant) = expected.entry(key) {
+                    table.insert(RootEntry { first: key, run: step, ..VACANT_ENTRY });
+                    vacant.insert(step);
+                }
+                prop_assert_eq!(table.len(), expected.len());
+                for key in 0..200 {
+                    prop_assert_eq!(table.get(key).map(|entry| entry.run), expected.get(&key).copied());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shrinks_after_a_peak() {
+        let mut table = RootTable::new();
+        for key in 0..10_000 {
+            table.insert(RootEntry { first: key, run: 1, ..VACANT_ENTRY });
+        }
+        let peak = table.heap_bytes();
+        for key in 10..10_000 {
+            table.remove(key);
+        }
+        assert!(table.heap_bytes() < peak / 100);
+        assert!((0..10).all(|key| table.get(key).is_some()));
+    }
+}

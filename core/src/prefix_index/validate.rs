@@ -1,0 +1,135 @@
+//! The full check of every invariant, for tests and fuzzing.
+
+use std::collections::HashSet;
+
+use super::holders::Holder;
+use super::recency::NONE;
+use super::table::SHARED;
+use super::{PrefixIndex, Run};
+
+impl PrefixIndex {
+    /// Checks every invariant of the structure; the error says which one does not hold.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the first violation found.
+    ///
+    /// # Complexity
+    ///
+    /// Visits everything several times: for tests only.
+    #[doc(hidden)]
+    pub fn validate(&self) -> Result<(), String> {
+        self.validate_runs()?;
+        let segments = (0..self.recency.slots())
+            .map(|endpoint| self.validate_lane(endpoint as u32))
+            .sum::<Result<usize, _>>()?;
+        ensure(segments == self.recency.len(), || format!("segments outside of all lists: {segments}"))
+    }
+
+    fn validate_runs(&self) -> Result<(), String> {
+        let mut hashes = HashSet::new();
+        let (mut bytes, mut holdings, mut segments) = (0, 0, 0);
+        for (id, run) in (0..).zip(&self.runs) {
+            bytes += run.heap_bytes();
+            holdings += run.holders.count();
+            ensure(run.hashes.iter().all(|&hash| hashes.insert(hash)), || {
+                format!("run {id} repeats a hash")
+            })?;
+            ensure(run.length() > 0 && run.holders.longest() == run.length(), || {
+                format!("run {id} has {} blocks, its longest share {}", run.length(), run.holders.longest())
+            })?;
+            self.validate_root(id, run)?;
+            let mut result = Ok(0);
+            let mut visited = 0;
+            run.holders.for_each(|holder| {
+                visited += 1;
+                if let Ok(count) = &mut result {
+                    match self.validate_chain(id, holder) {
+                        Ok(length) => *count += length,
+                        Err(error) => result = Err(error),
+                    }
+                }
+            });
+            segments += result?;
+            ensure(visited == run.holders.count(), || {
+                format!("run {id} counts its holders wrongly: {visited}")
+            })?;
+        }
+        ensure(self.roots.len() == self.runs.len(), || format!("root entries: {}", self.roots.len()))?;
+        ensure(bytes == self.run_bytes, || format!("bytes of runs: {bytes}, counted: {}", self.run_bytes))?;
+        ensure(holdings == self.holdings, || format!("holdings: {holdings}, counted: {}", self.holdings))?;
+        ensure(hashes.len() == self.unique_blocks, || format!("unique blocks: {}", hashes.len()))?;
+        ensure(segments == self.recency.len(), || format!("segments in chains: {segments}"))
+    }
+
+    fn validate_root(&self, id: u32, run: &Run) -> Result<(), String> {
+        let (holder, held) = run.holders.only().map_or((SHARED, 0), |only| (only.endpoint, only.length));
+        let Some(root) = self.roots.get(run.first()) else {
+            return Err(format!("run {id} is not in the root table"));
+        };
+        ensure((root.run, root.last, root.length) == (id, run.last(), run.length()), || {
+            format!("the root entry of run {id} is stale: {root:?}")
+        })?;
+        ensure((root.holder, root.held) == (holder, held), || {
+            format!("the root entry of run {id} has a stale holder: {root:?}")
+        })?;
+        ensure((run.holders.count() == 1) == (root.holder != SHARED), || {
+            format!("run {id} keeps one holder as if there were several: {root:?}")
+        })
+    }
+
+    /// Checks the segments of one share from its head to its end; returns their number.
+    fn validate_chain(&self, run: u32, holder: Holder) -> Result<usize, String> {
+        let Holder { endpoint, length, segment } = holder;
+        let (mut at, mut start, mut count) = (segment, 0, 0);
+        while start < length {
+            let Some(segment) = self.recency.get(at) else {
+                return Err(format!("run {run}, endpoint {endpoint}: the chain breaks at segment {at}"));
+            };
+            ensure(
+                (segment.run, segment.endpoint, segment.start) == (run, endpoint, start)
+                    && segment.end > start,
+                || format!("run {run}, endpoint {endpoint}: a foreign segment: {segment:?}"),
+            )?;
+            (start, at, count) = (segment.end, segment.deeper, count + 1);
+        }
+        ensure(start == length, || {
+            format!("run {run}, endpoint {endpoint}: {length} blocks held, {start} in segments")
+        })?;
+        Ok(count)
+    }
+
+    /// Checks one endpoint's list from newest to oldest; returns the number of its segments.
+    fn validate_lane(&self, endpoint: u32) -> Result<usize, String> {
+        let lane = self.recency.lane(endpoint);
+        let (mut at, mut newer, mut count, mut blocks) = (lane.newest, NONE, 0, 0);
+        let mut heads = HashSet::new();
+        while let Some(segment) = self.recency.get(at) {
+            ensure(segment.endpoint == endpoint && segment.newer == newer, || {
+                format!("endpoint {endpoint}: the list breaks at segment {at}: {segment:?}")
+            })?;
+            ensure(segment.start == 0 || heads.contains(&(segment.run, segment.start)), || {
+                format!("endpoint {endpoint}: older than what it precedes: {segment:?}")
+            })?;
+            heads.insert((segment.run, segment.end));
+            blocks += (segment.end - segment.start) as usize;
+            count += 1;
+            ensure(count <= self.recency.len(), || {
+                format!("endpoint {endpoint}: the list runs in a circle")
+            })?;
+            (at, newer) = (segment.older, at);
+        }
+        ensure(lane.oldest == newer, || format!("endpoint {endpoint}: the list ends at {newer}"))?;
+        ensure(blocks == lane.blocks, || {
+            format!("endpoint {endpoint}: {blocks} blocks, counted: {}", lane.blocks)
+        })?;
+        ensure(blocks <= lane.capacity, || {
+            format!("endpoint {endpoint}: {blocks} blocks exceed its capacity")
+        })?;
+        Ok(count)
+    }
+}
+
+fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(message()) }
+}
