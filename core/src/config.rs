@@ -1,0 +1,314 @@
+//! `SchedulerConfig`: the only configuration type, the same YAML or JSON in every language.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+use crate::scorer::{kv_cache_utilization, prefix_cache, queue};
+use crate::{Error, picker};
+
+/// Everything that can be set about a [`Scheduler`](crate::Scheduler).
+///
+/// Every field has a default, so `SchedulerConfig::default()` is a working configuration and a file names only what it
+/// changes. Unknown fields are errors.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::SchedulerConfig;
+///
+/// let config: SchedulerConfig = serde_norway::from_str("
+/// scorers:
+///   - {type: prefix-cache-scorer, weight: 5}
+///   - {type: queue-scorer}
+/// fallbacks: 1
+/// ").unwrap();
+/// assert_eq!(config.scorers[1].weight, 1.0);
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct SchedulerConfig {
+    /// The scorers and their weights; by default prefix 3, queue 1, KV use 1.
+    pub scorers: Vec<ScorerConfig>,
+    /// How one of the scored endpoints is chosen.
+    pub picker: PickerConfig,
+    /// How many further endpoints a decision names, to be tried in order if the first fails.
+    pub fallbacks: usize,
+    /// Seconds that an endpoint's predicted wait may be longer than the shortest one, beyond what its cached prefix
+    /// saves, before it is dropped; `null` switches the gate off.
+    pub load_gate_seconds: Option<f64>,
+    /// Tokens per block of the prefix index. Engines use 16, some 32 or more; smaller finds shorter matches.
+    pub block_size_tokens: u32,
+    /// Bytes of prompt text that stand for one token where there are no token ids.
+    pub bytes_per_token: u32,
+    /// Tokens of the prompt's head that are looked up and remembered; `null` for all.
+    pub max_prefix_tokens: Option<u32>,
+    /// Bound of the prefix index in bytes, all endpoints together.
+    pub index_max_bytes: usize,
+    /// KV cache of an endpoint in tokens, where the engine does not report it. Too small costs far more than too large.
+    pub default_capacity_tokens: u64,
+    /// Prefill rate of every endpoint in tokens per second; `null` to learn it from first-token times.
+    pub prefill_tokens_per_second: Option<f64>,
+    /// When scraped metrics stop to count.
+    pub metrics: MetricsConfig,
+    /// When bookings that nobody ended expire.
+    pub bookings: BookingConfig,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            scorers: vec![
+                ScorerConfig::new(prefix_cache::TYPE, 3.0),
+                ScorerConfig::new(queue::TYPE, 1.0),
+                ScorerConfig::new(kv_cache_utilization::TYPE, 1.0),
+            ],
+            picker: PickerConfig::default(),
+            fallbacks: 0,
+            load_gate_seconds: Some(5.0),
+            block_size_tokens: 16,
+            bytes_per_token: 4,
+            max_prefix_tokens: None,
+            index_max_bytes: 1 << 30,
+            default_capacity_tokens: 4 << 20,
+            prefill_tokens_per_second: None,
+            metrics: MetricsConfig::default(),
+            bookings: BookingConfig::default(),
+        }
+    }
+}
+
+/// When scraped metrics stop to count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct MetricsConfig {
+    /// Seconds up to which a scrape counts fully.
+    pub fresh_seconds: f64,
+    /// Seconds after which a scrape counts nothing; between the two it fades linearly.
+    pub expire_seconds: f64,
+    /// Failed scrapes in a row that an endpoint may be dead after …
+    pub dead_after_scrapes: u32,
+    /// … and the seconds that must have passed since the first of them.
+    pub dead_after_seconds: f64,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { fresh_seconds: 1.0, expire_seconds: 5.0, dead_after_scrapes: 3, dead_after_seconds: 3.0 }
+    }
+}
+
+/// When bookings that nobody ended expire.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct BookingConfig {
+    /// Seconds after which a prefill is taken as done where no first token is reported and no prefill rate is known.
+    /// With a known rate it is twice the predicted time, at least one second.
+    pub first_token_timeout_seconds: f64,
+    /// Seconds after which a request is taken as completed.
+    pub request_timeout_seconds: f64,
+}
+
+impl Default for BookingConfig {
+    fn default() -> Self {
+        Self { first_token_timeout_seconds: 10.0, request_timeout_seconds: 600.0 }
+    }
+}
+
+/// One scorer of a profile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ScorerConfig {
+    /// Type name, for example `prefix-cache-scorer`.
+    #[serde(rename = "type")]
+    pub scorer_type: String,
+    /// What its score is multiplied by.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Parameters of the type, by name; each scorer's documentation lists its own.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, f64>,
+}
+
+impl ScorerConfig {
+    /// A scorer with default parameters.
+    pub fn new(scorer_type: impl Into<String>, weight: f64) -> Self {
+        Self { scorer_type: scorer_type.into(), weight, parameters: BTreeMap::new() }
+    }
+
+    pub(crate) fn parameters(&self) -> Parameters<'_> {
+        Parameters { owner: &self.scorer_type, left: self.parameters.clone() }
+    }
+}
+
+/// How one of the scored endpoints is chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct PickerConfig {
+    /// Type name, for example `max-score-picker`.
+    #[serde(rename = "type")]
+    pub picker_type: String,
+}
+
+impl Default for PickerConfig {
+    fn default() -> Self {
+        Self { picker_type: picker::max_score::TYPE.to_owned() }
+    }
+}
+
+impl SchedulerConfig {
+    /// Checks every value that a type alone does not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] names the first field that cannot work, its value and what would be right.
+    pub fn validate(&self) -> Result<(), Error> {
+        require("scorers", self.scorers.len(), !self.scorers.is_empty(), "at least one scorer")?;
+        for scorer in &self.scorers {
+            let usable = scorer.weight.is_finite() && scorer.weight >= 0.0;
+            require(
+                &format!("weight of {}", scorer.scorer_type),
+                scorer.weight,
+                usable,
+                "a number, 0 or more",
+            )?;
+        }
+        if let Some(gate) = self.load_gate_seconds {
+            require(
+                "load_gate_seconds",
+                gate,
+                gate.is_finite() && gate >= 0.0,
+                "seconds, 0 or more, or null",
+            )?;
+        }
+        require("index_max_bytes", self.index_max_bytes, self.index_max_bytes >= 1 << 16, "65536 or more")?;
+        if let Some(rate) = self.prefill_tokens_per_second {
+            require(
+                "prefill_tokens_per_second",
+                rate,
+                rate.is_finite() && rate > 0.0,
+                "more than 0, or null",
+            )?;
+        }
+        self.metrics.validate()?;
+        self.bookings.validate()
+    }
+}
+
+impl MetricsConfig {
+    fn validate(&self) -> Result<(), Error> {
+        require_duration("metrics.fresh_seconds", self.fresh_seconds)?;
+        require_duration("metrics.expire_seconds", self.expire_seconds)?;
+        require_duration("metrics.dead_after_seconds", self.dead_after_seconds)?;
+        let later = self.expire_seconds > self.fresh_seconds;
+        require("metrics.expire_seconds", self.expire_seconds, later, "more than metrics.fresh_seconds")
+    }
+}
+
+impl BookingConfig {
+    fn validate(&self) -> Result<(), Error> {
+        require_duration("bookings.first_token_timeout_seconds", self.first_token_timeout_seconds)?;
+        require_duration("bookings.request_timeout_seconds", self.request_timeout_seconds)
+    }
+}
+
+/// Parameters of one plugin; what nobody asked for is an error.
+pub(crate) struct Parameters<'a> {
+    owner: &'a str,
+    left: BTreeMap<String, f64>,
+}
+
+impl Parameters<'_> {
+    /// Takes one number, or its default.
+    pub(crate) fn number(
+        &mut self,
+        name: &str,
+        default: f64,
+        range: RangeInclusive<f64>,
+    ) -> Result<f64, Error> {
+        let value = self.left.remove(name).unwrap_or(default);
+        let right = format!("{} to {}", range.start(), range.end());
+        require(&format!("parameter `{name}` of {}", self.owner), value, range.contains(&value), &right)?;
+        Ok(value)
+    }
+
+    /// Refuses what is left.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        match self.left.keys().next() {
+            None => Ok(()),
+            Some(name) => {
+                Err(Error::InvalidConfig(format!("{} has no parameter of this name: `{name}`", self.owner)))
+            }
+        }
+    }
+}
+
+fn require(name: &str, value: impl std::fmt::Display, holds: bool, right: &str) -> Result<(), Error> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::InvalidConfig(format!("{name} must be {right}: `{value}`")))
+}
+
+/// A year is longer than any sensible time span and still fits into nanoseconds.
+fn require_duration(name: &str, seconds: f64) -> Result<(), Error> {
+    require(name, seconds, (0.0..=31_536_000.0).contains(&seconds), "seconds, 0 or more")
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(yaml: &str) -> String {
+        let config: SchedulerConfig = serde_norway::from_str(yaml).unwrap();
+        let error = crate::Scheduler::new(config).map(|_| ()).unwrap_err();
+        assert_eq!(error.code(), "InvalidConfig");
+        error.to_string()
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_would_be_right() {
+        for (yaml, message) in [
+            ("scorers: []", "scorers must be at least one scorer: `0`"),
+            ("block_size_tokens: 0", "block_size_tokens must be 1 to 1024: `0`"),
+            ("load_gate_seconds: -1", "load_gate_seconds must be seconds, 0 or more, or null: `-1`"),
+            ("metrics: {fresh_seconds: 5, expire_seconds: 5}", "more than metrics.fresh_seconds: `5`"),
+            (
+                "scorers: [{type: quue-scorer}]",
+                "unknown scorer type `quue-scorer`, expected one of: prefix-cache",
+            ),
+            ("scorers: [{type: queue-scorer, weight: .nan}]", "weight of queue-scorer must be a number"),
+            ("scorers: [{type: queue-scorer, parameters: {x: 1}}]", "no parameter of this name: `x`"),
+            (
+                "scorers: [{type: prefix-cache-scorer, parameters: {length_weight: 2}}]",
+                "parameter `length_weight` of prefix-cache-scorer must be 0 to 1: `2`",
+            ),
+            ("picker: {type: best}", "unknown picker type `best`, expected one of: max-score-picker"),
+        ] {
+            let refusal = refused(yaml);
+            assert!(refusal.contains(message), "{yaml}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_errors() {
+        let error = serde_norway::from_str::<SchedulerConfig>("fallback: 1").unwrap_err().to_string();
+        assert!(error.contains("unknown field `fallback`"), "{error}");
+    }
+
+    #[test]
+    fn the_default_survives_a_round_trip() {
+        let text = serde_norway::to_string(&SchedulerConfig::default()).unwrap();
+        assert_eq!(serde_norway::from_str::<SchedulerConfig>(&text).unwrap(), SchedulerConfig::default());
+    }
+}

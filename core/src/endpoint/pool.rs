@@ -1,0 +1,422 @@
+//! All endpoints, by slot and by name, and the rows that a pick sees of them.
+
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::ledger::Booking;
+use super::rate::PrefillRate;
+use super::{Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
+
+pub(crate) const NANOSECONDS: f64 = 1e9;
+
+/// How load is computed from what was scraped and what was booked; times in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoadModel {
+    /// Up to this age a scrape counts fully.
+    pub(crate) fresh: u64,
+    /// From this age on a scrape counts nothing.
+    pub(crate) expire: u64,
+    /// Failed scrapes in a row after which an endpoint may be taken for dead …
+    pub(crate) dead_after_scrapes: u32,
+    /// … when the first of them is at least this old.
+    pub(crate) dead_after: u64,
+    /// Prefill rate of every endpoint in tokens per second, when configured.
+    pub(crate) prefill_tokens_per_second: Option<f64>,
+}
+
+impl LoadModel {
+    /// Weight in [0, 1] of a scrape of this age.
+    fn freshness(&self, age: u64) -> f64 {
+        if age <= self.fresh {
+            return 1.0;
+        }
+        if age >= self.expire {
+            return 0.0;
+        }
+        (self.expire - age) as f64 / (self.expire - self.fresh) as f64
+    }
+}
+
+/// What is known of one endpoint.
+#[derive(Debug)]
+pub(crate) struct EndpointState {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) generation: u32,
+    pub(crate) metrics: EndpointMetrics,
+    pub(crate) scraped_at: Option<u64>,
+    /// Uncached tokens of own requests without a first token.
+    pub(crate) queued_tokens: u64,
+    /// Own requests without a first token.
+    pub(crate) queued_requests: u32,
+    pub(crate) requests_in_flight: u32,
+    pub(crate) tokens_in_flight: u64,
+    pub(crate) rate: PrefillRate,
+    pub(crate) predicted_cached_tokens: u64,
+    pub(crate) actual_cached_tokens: u64,
+    name_hash: u64,
+    queued_tokens_at_scrape: u64,
+    queued_requests_at_scrape: u32,
+    booked_since_scrape: u64,
+    failed_scrapes: u32,
+    first_failure_at: u64,
+    unreachable: bool,
+    last_cold_pick: u64,
+}
+
+impl EndpointState {
+    fn new(endpoint: Endpoint, generation: u32) -> Self {
+        Self {
+            name_hash: xxh3_64(endpoint.name.as_bytes()),
+            endpoint,
+            generation,
+            metrics: EndpointMetrics::default(),
+            scraped_at: None,
+            queued_tokens: 0,
+            queued_requests: 0,
+            requests_in_flight: 0,
+            tokens_in_flight: 0,
+            rate: PrefillRate::default(),
+            predicted_cached_tokens: 0,
+            actual_cached_tokens: 0,
+            queued_tokens_at_scrape: 0,
+            queued_requests_at_scrape: 0,
+            booked_since_scrape: 0,
+            failed_scrapes: 0,
+            first_failure_at: 0,
+            unreachable: false,
+            last_cold_pick: 0,
+        }
+    }
+
+    /// Stores a good scrape; true if it shows that the engine restarted since the last one.
+    pub(crate) fn observe(&mut self, metrics: EndpointMetrics, now: u64) -> bool {
+        let restarted = went_back(self.metrics.request_success_total, metrics.request_success_total)
+            || went_back(self.metrics.prefix_cache_queries_total, metrics.prefix_cache_queries_total);
+        self.metrics = metrics;
+        self.scraped_at = Some(now);
+        self.queued_tokens_at_scrape = self.queued_tokens;
+        self.queued_requests_at_scrape = self.queued_requests;
+        self.booked_since_scrape = 0;
+        self.failed_scrapes = 0;
+        self.unreachable = false;
+        restarted
+    }
+
+    /// Takes note of a scrape that brought nothing.
+    pub(crate) fn scrape_failed(&mut self, failure: ScrapeFailure, now: u64) {
+        if self.failed_scrapes == 0 {
+            self.first_failure_at = now;
+        }
+        self.failed_scrapes = self.failed_scrapes.saturating_add(1);
+        self.unreachable |= failure == ScrapeFailure::Unreachable;
+    }
+
+    /// Whether the endpoint is believed to serve.
+    pub(crate) fn is_reachable(&self, model: &LoadModel, now: u64) -> bool {
+        let silent = self.failed_scrapes >= model.dead_after_scrapes
+            && now.saturating_sub(self.first_failure_at) >= model.dead_after;
+        !(self.unreachable || silent)
+    }
+
+    /// Prefill rate in tokens per second, configured or learned.
+    pub(crate) fn prefill_tokens_per_second(&self, model: &LoadModel) -> Option<f64> {
+        model.prefill_tokens_per_second.or_else(|| self.rate.tokens_per_second())
+    }
+
+    /// Tokens that fit into the engine's KV cache, when it says so.
+    pub(crate) fn capacity_tokens(&self) -> Option<u64> {
+        let blocks = self.metrics.block_count?;
+        Some(blocks.saturating_mul(u64::from(self.metrics.block_size_tokens?)))
+    }
+
+    /// Adds a request; `cold_pick` is its number among the cold requests, if it is one.
+    pub(crate) fn book(&mut self, prompt_tokens: u32, uncached_tokens: u64, cold_pick: Option<u64>) {
+        self.queued_tokens += uncached_tokens;
+        self.queued_requests += 1;
+        self.requests_in_flight += 1;
+        self.tokens_in_flight += u64::from(prompt_tokens);
+        self.booked_since_scrape += uncached_tokens;
+        self.last_cold_pick = cold_pick.unwrap_or(self.last_cold_pick);
+    }
+
+    /// Ends the waiting part of a booking.
+    pub(crate) fn release_queued(&mut self, booking: &Booking) {
+        self.queued_tokens = self.queued_tokens.saturating_sub(booking.uncached_tokens());
+        self.queued_requests = self.queued_requests.saturating_sub(1);
+    }
+
+    /// Ends a booking.
+    pub(crate) fn release(&mut self, booking: &Booking) {
+        if booking.awaits_first_token {
+            self.release_queued(booking);
+        }
+        self.requests_in_flight = self.requests_in_flight.saturating_sub(1);
+        self.tokens_in_flight = self.tokens_in_flight.saturating_sub(u64::from(booking.prompt_tokens));
+    }
+
+    /// W_e in tokens: own work that waits, or the scraped queue corrected by what own picks changed since.
+    fn waiting_tokens(&self, freshness: f64, mean_uncached_tokens: f64) -> f64 {
+        let own = self.queued_tokens as f64;
+        let scraped = self.metrics.waiting_requests.unwrap_or(0.0) * freshness * mean_uncached_tokens;
+        own.max(scraped + own - self.queued_tokens_at_scrape as f64)
+    }
+
+    /// The same in requests, for endpoints whose prefill rate nobody knows.
+    fn waiting_requests(&self, freshness: f64) -> f64 {
+        let own = f64::from(self.queued_requests);
+        let scraped = self.metrics.waiting_requests.unwrap_or(0.0) * freshness;
+        own.max(scraped + own - f64::from(self.queued_requests_at_scrape))
+    }
+
+    /// KV use as scraped plus what was booked since; `NaN` when unknown.
+    fn kv_cache_utilization(&self, freshness: f64) -> f64 {
+        let Some(scraped) = self.metrics.kv_cache_utilization.filter(|_| freshness > 0.0) else {
+            return f64::NAN;
+        };
+        let booked = match self.capacity_tokens() {
+            Some(capacity) if capacity > 0 => self.booked_since_scrape as f64 / capacity as f64,
+            _ => 0.0,
+        };
+        scraped + booked
+    }
+}
+
+/// All endpoints. A slot is a small number that belongs to one endpoint until that is removed.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointPool {
+    slots: Vec<Option<EndpointState>>,
+    by_name: AHashMap<Arc<str>, u32>,
+    generations: u32,
+}
+
+impl EndpointPool {
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// One more than the largest slot in use so far.
+    pub(crate) fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn slot(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&EndpointState> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut EndpointState> {
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// The occupant of a slot, if it is still the one of that generation.
+    pub(crate) fn occupant(&mut self, slot: u32, generation: u32) -> Option<&mut EndpointState> {
+        self.get_mut(slot).filter(|state| state.generation == generation)
+    }
+
+    /// Every endpoint with its slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &EndpointState)> {
+        (0u32..).zip(&self.slots).filter_map(|(slot, state)| Some((slot, state.as_ref()?)))
+    }
+
+    /// Adds an endpoint, or replaces the labels of the one of that name; returns its slot.
+    pub(crate) fn add(&mut self, endpoint: Endpoint) -> u32 {
+        if let Some(slot) = self.slot(&endpoint.name) {
+            if let Some(state) = self.get_mut(slot) {
+                state.endpoint = endpoint;
+            }
+            return slot;
+        }
+        let name = Arc::clone(&endpoint.name);
+        self.generations = self.generations.wrapping_add(1);
+        let state = Some(EndpointState::new(endpoint, self.generations));
+        let free = self.slots.iter_mut().zip(0u32..).find(|(slot, _)| slot.is_none());
+        let slot = if let Some((place, slot)) = free {
+            *place = state;
+            slot
+        } else {
+            self.slots.push(state);
+            (self.slots.len() - 1) as u32
+        };
+        self.by_name.insert(name, slot);
+        slot
+    }
+
+    /// Removes an endpoint and returns the slot that it leaves.
+    pub(crate) fn remove(&mut self, name: &str) -> Option<u32> {
+        let slot = self.by_name.remove(name)?;
+        *self.slots.get_mut(slot as usize)? = None;
+        Some(slot)
+    }
+
+    /// Writes a row per endpoint; `matched_tokens(slot)` says how much of the prompt each one holds.
+    pub(crate) fn candidates(
+        &self,
+        model: &LoadModel,
+        mean_uncached_tokens: f64,
+        now: u64,
+        matched_tokens: impl Fn(u32) -> u32,
+        out: &mut Vec<Candidate>,
+    ) {
+        let fleet_rate = self.fleet_rate(model);
+        let mut stale = false;
+        out.clear();
+        out.extend(self.iter().map(|(slot, state)| {
+            let age = state.scraped_at.map(|at| now.saturating_sub(at));
+            let freshness = age.map_or(0.0, |age| model.freshness(age));
+            stale |= freshness < 1.0;
+            let rate = state.prefill_tokens_per_second(model).or(fleet_rate);
+            let wait = rate.map(|rate| state.waiting_tokens(freshness, mean_uncached_tokens) / rate);
+            let running = state.metrics.running_requests.filter(|_| freshness > 0.0);
+            Candidate {
+                endpoint: slot,
+                matched_tokens: matched_tokens(slot),
+                queue: wait.unwrap_or_else(|| state.waiting_requests(freshness)) as f32,
+                wait_seconds: wait.map_or(f32::NAN, |wait| wait as f32),
+                prefill_tokens_per_second: rate.map_or(f32::NAN, |rate| rate as f32),
+                running_requests: running.map_or(f32::NAN, |running| running as f32),
+                kv_cache_utilization: state.kv_cache_utilization(freshness) as f32,
+                requests_in_flight: state.requests_in_flight,
+                tokens_in_flight: state.tokens_in_flight,
+                last_cold_pick: state.last_cold_pick,
+                name_hash: state.name_hash,
+                reachable: state.is_reachable(model, now),
+                in_subset: true,
+                metrics_age_seconds: age.map_or(f32::NAN, |age| (age as f64 / NANOSECONDS) as f32),
+            }
+        }));
+        if stale {
+            self.blend_stale_utilization(model, now, out);
+        }
+    }
+
+    /// Mean of the known prefill rates: the best guess for an endpoint that has shown none yet.
+    fn fleet_rate(&self, model: &LoadModel) -> Option<f64> {
+        if model.prefill_tokens_per_second.is_some() {
+            return model.prefill_tokens_per_second;
+        }
+        let rates = self.iter().filter_map(|(_, state)| state.rate.tokens_per_second());
+        let (count, sum) = rates.fold((0u32, 0.0), |(count, sum), rate| (count + 1, sum + rate));
+        (count > 0).then(|| sum / f64::from(count))
+    }
+
+    /// Moves the KV use of endpoints with an ageing scrape towards the mean of those that are known.
+    fn blend_stale_utilization(&self, model: &LoadModel, now: u64, rows: &mut [Candidate]) {
+        let known = rows.iter().map(|row| row.kv_cache_utilization).filter(|use_| use_.is_finite());
+        let (count, sum) = known.fold((0u32, 0.0f32), |(count, sum), use_| (count + 1, sum + use_));
+        if count == 0 {
+            return;
+        }
+        let mean = sum / count as f32;
+        for row in rows.iter_mut().filter(|row| row.kv_cache_utilization.is_finite()) {
+            let scraped_at = self.get(row.endpoint).and_then(|state| state.scraped_at).unwrap_or(now);
+            let freshness = model.freshness(now.saturating_sub(scraped_at)) as f32;
+            row.kv_cache_utilization = freshness * row.kv_cache_utilization + (1.0 - freshness) * mean;
+        }
+    }
+}
+
+fn went_back(before: Option<f64>, after: Option<f64>) -> bool {
+    matches!((before, after), (Some(before), Some(after)) if after < before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn model() -> LoadModel {
+        LoadModel {
+            fresh: SECOND,
+            expire: 5 * SECOND,
+            dead_after_scrapes: 3,
+            dead_after: 3 * SECOND,
+            prefill_tokens_per_second: Some(1_000.0),
+        }
+    }
+
+    fn rows(pool: &EndpointPool, mean_uncached: f64, now: u64) -> Vec<Candidate> {
+        let mut out = Vec::new();
+        pool.candidates(&model(), mean_uncached, now, |_| 0, &mut out);
+        out
+    }
+
+    fn waiting(requests: f64, utilization: f64) -> EndpointMetrics {
+        EndpointMetrics {
+            waiting_requests: Some(requests),
+            kv_cache_utilization: Some(utilization),
+            ..EndpointMetrics::default()
+        }
+    }
+
+    #[test]
+    fn own_work_counts_before_the_scrape_shows_it() {
+        let mut pool = EndpointPool::default();
+        let slot = pool.add(Endpoint::new("a"));
+        pool.get_mut(slot).unwrap().observe(waiting(0.0, 0.0), 0);
+        pool.get_mut(slot).unwrap().book(3_000, 2_500, None);
+        assert_eq!(rows(&pool, 500.0, 0)[0].wait_seconds, 2.5);
+    }
+
+    #[test]
+    fn a_scraped_queue_is_corrected_by_what_happened_since() {
+        let mut pool = EndpointPool::default();
+        let slot = pool.add(Endpoint::new("a"));
+        let state = pool.get_mut(slot).unwrap();
+        state.book(1_000, 1_000, None);
+        state.observe(waiting(4.0, 0.0), 0);
+        assert_eq!(rows(&pool, 500.0, 0)[0].wait_seconds, 2.0, "4 waiting of 500 tokens each");
+        pool.get_mut(slot).unwrap().book(1_000, 600, None);
+        assert!((rows(&pool, 500.0, 0)[0].wait_seconds - 2.6).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_old_scrape_fades_and_own_booking_takes_over() {
+        let mut pool = EndpointPool::default();
+        let slot = pool.add(Endpoint::new("a"));
+        pool.get_mut(slot).unwrap().observe(waiting(4.0, 0.5), 0);
+        assert_eq!(rows(&pool, 500.0, SECOND)[0].wait_seconds, 2.0);
+        assert_eq!(rows(&pool, 500.0, 3 * SECOND)[0].wait_seconds, 1.0);
+        assert_eq!(rows(&pool, 500.0, 5 * SECOND)[0].wait_seconds, 0.0);
+        assert!(rows(&pool, 500.0, 5 * SECOND)[0].kv_cache_utilization.is_nan());
+    }
+
+    #[test]
+    fn a_refused_connection_is_dead_at_once_and_silence_after_a_while() {
+        let mut pool = EndpointPool::default();
+        let (a, b) = (pool.add(Endpoint::new("a")), pool.add(Endpoint::new("b")));
+        pool.get_mut(a).unwrap().scrape_failed(ScrapeFailure::Unreachable, 0);
+        (0..3).for_each(|_| pool.get_mut(b).unwrap().scrape_failed(ScrapeFailure::Failed, SECOND));
+        let reachable = |now| rows(&pool, 0.0, now).iter().map(|row| row.reachable).collect::<Vec<_>>();
+        assert_eq!(reachable(SECOND), [false, true]);
+        assert_eq!(reachable(4 * SECOND), [false, false]);
+    }
+
+    #[test]
+    fn slots_are_reused_with_a_new_generation() {
+        let mut pool = EndpointPool::default();
+        let slot = pool.add(Endpoint::new("a"));
+        let generation = pool.get(slot).unwrap().generation;
+        assert_eq!(pool.remove("a"), Some(slot));
+        assert_eq!(pool.add(Endpoint::new("b")), slot);
+        assert!(pool.occupant(slot, generation).is_none());
+        assert_eq!(pool.add(Endpoint::new("b")), slot, "adding twice changes nothing");
+        assert_eq!(pool.len(), 1);
+    }
+
+    #[test]
+    fn counters_that_went_back_show_a_restart() {
+        let mut pool = EndpointPool::default();
+        let slot = pool.add(Endpoint::new("a"));
+        let state = pool.get_mut(slot).unwrap();
+        let page = |total| EndpointMetrics { request_success_total: Some(total), ..Default::default() };
+        assert!(!state.observe(page(5.0), 0));
+        assert!(!state.observe(page(5.0), 1));
+        assert!(state.observe(page(0.0), 2));
+    }
+}

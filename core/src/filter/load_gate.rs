@@ -1,0 +1,50 @@
+//! `load-gate-filter`: drops an endpoint whose predicted wait costs clearly more than its cached prefix saves.
+//!
+//! Dropped if `W_e − min W > gate + M_e / ρ_e`, with W_e the predicted seconds before a prefill starts, M_e the matched
+//! tokens and ρ_e the prefill rate in tokens per second. Endpoints without a known rate stay. The endpoint with the
+//! shortest wait always stays, so the list is never emptied.
+//!
+//! Every load score is capped at 1, so no weighted sum lets a queue outweigh a large match. The gate does, per endpoint:
+//! when the home of a hot prefix is too busy, the next endpoint serves the request and learns the prefix. It is
+//! seconds wide because a gate at break-even scatters prefixes over the fleet.
+
+use super::Filter;
+use crate::endpoint::Candidate;
+use crate::profile::RequestView;
+
+/// Name in errors and explanations.
+pub const TYPE: &str = "load-gate-filter";
+
+/// See the [module](self).
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadGateFilter {
+    /// Seconds of predicted wait that a prefix's home may be behind before it is dropped.
+    pub gate_seconds: f32,
+}
+
+impl LoadGateFilter {
+    /// Seconds that are left before the gate drops this candidate; negative if it does, `NaN` without a known rate.
+    pub(crate) fn margin_seconds(&self, candidate: &Candidate, shortest_wait: f32) -> f32 {
+        let saved = candidate.matched_tokens as f32 / candidate.prefill_tokens_per_second;
+        self.gate_seconds + saved - (candidate.wait_seconds - shortest_wait)
+    }
+}
+
+/// The shortest known wait in seconds; infinite if none is known.
+pub(crate) fn shortest_wait(candidates: &[Candidate]) -> f32 {
+    candidates.iter().map(|candidate| candidate.wait_seconds).fold(f32::INFINITY, f32::min)
+}
+
+impl Filter for LoadGateFilter {
+    fn name(&self) -> &'static str {
+        TYPE
+    }
+
+    fn filter(&self, _request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
+        let shortest = shortest_wait(candidates);
+        for (keep, candidate) in keep.iter_mut().zip(candidates) {
+            // A comparison with `NaN` is false: what is not known is not dropped.
+            *keep = !(self.margin_seconds(candidate, shortest) < 0.0);
+        }
+    }
+}

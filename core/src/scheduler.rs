@@ -1,0 +1,610 @@
+//! `Scheduler`: the five steps of a pick, and what keeps their inputs true.
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::block_hash::BlockHasher;
+use crate::decision::{Decision, EndpointExplanation, Explanation, ScoreExplanation};
+use crate::endpoint::ledger::{Booking, Expired, Ledger};
+use crate::endpoint::pool::{EndpointPool, EndpointState, LoadModel, NANOSECONDS};
+use crate::endpoint::{Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
+use crate::filter::load_gate;
+use crate::picker::TieRule;
+use crate::prefix_index::PrefixIndex;
+use crate::profile::{Profile, RequestView, Workspace};
+use crate::stats::{Counters, EndpointStats, IndexStats, Stats};
+use crate::{Error, Request, SchedulerConfig};
+
+/// How a request ended.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::Outcome;
+///
+/// let outcome = Outcome { cached_tokens: Some(1_408), ..Outcome::success() };
+/// assert!(outcome.success);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether the endpoint answered the request.
+    pub success: bool,
+    /// `usage.prompt_tokens`, if the engine reported it.
+    pub prompt_tokens: Option<u32>,
+    /// `usage.completion_tokens`, if the engine reported it.
+    pub completion_tokens: Option<u32>,
+    /// `usage.prompt_tokens_details.cached_tokens`, if the engine reported it.
+    pub cached_tokens: Option<u32>,
+    /// The endpoint that really served, where that may be another one than the chosen (retries, fallbacks).
+    pub served_by: Option<String>,
+}
+
+impl Outcome {
+    /// The endpoint answered; nothing more is known.
+    pub fn success() -> Self {
+        Self { success: true, ..Self::default() }
+    }
+}
+
+/// Picks endpoints for requests.
+///
+/// All methods take `&self` and may be called from any thread; none blocks on anything but a short critical section.
+/// `now` is a time in nanoseconds from any fixed origin, for example of a monotonic clock; a time earlier than one given
+/// before is allowed and makes things look younger, nothing else.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::{Endpoint, Outcome, Request, Scheduler, SchedulerConfig};
+///
+/// # fn main() -> Result<(), p3sched::Error> {
+/// let scheduler = Scheduler::new(SchedulerConfig::default())?;
+/// scheduler.add_endpoint(Endpoint::new("10.0.0.1:8000"))?;
+/// scheduler.add_endpoint(Endpoint::new("10.0.0.2:8000"))?;
+///
+/// let body = br#"{"model": "llama", "messages": [{"role": "user", "content": "Tell me about the sea."}]}"#;
+/// let request = Request::from_body("/v1/chat/completions", body)?;
+/// let decision = scheduler.pick(&request, 0)?;
+/// // … forward the request to decision.endpoint …
+/// scheduler.first_token(decision.id, 180_000_000)?;
+/// scheduler.complete(decision.id, Outcome::success(), 900_000_000)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Scheduler {
+    config: SchedulerConfig,
+    hasher: BlockHasher,
+    profile: Profile,
+    load_model: LoadModel,
+    request_timeout: u64,
+    state: Mutex<State>,
+}
+
+/// What picks change, together and under one lock, so that two requests that arrive together see each other.
+struct State {
+    pool: EndpointPool,
+    index: PrefixIndex,
+    ledger: Ledger,
+    counters: Counters,
+    /// Moving average of the uncached tokens of a request, ū.
+    mean_uncached_tokens: f64,
+    /// How many cold requests were given out.
+    cold_picks: u64,
+    matched_blocks: Vec<u32>,
+    workspace: Workspace,
+}
+
+impl Scheduler {
+    /// A scheduler without endpoints.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] names the value that cannot work and what would be right.
+    pub fn new(config: SchedulerConfig) -> Result<Self, Error> {
+        config.validate()?;
+        let state = State {
+            pool: EndpointPool::default(),
+            index: PrefixIndex::new(config.index_max_bytes),
+            ledger: Ledger::new(),
+            counters: Counters::default(),
+            mean_uncached_tokens: 0.0,
+            cold_picks: 0,
+            matched_blocks: Vec::new(),
+            workspace: Workspace::default(),
+        };
+        Ok(Self {
+            hasher: BlockHasher::new(
+                config.block_size_tokens,
+                config.bytes_per_token,
+                config.max_prefix_tokens,
+            )?,
+            profile: Profile::from_config(&config)?,
+            load_model: LoadModel {
+                fresh: nanoseconds(config.metrics.fresh_seconds),
+                expire: nanoseconds(config.metrics.expire_seconds),
+                dead_after_scrapes: config.metrics.dead_after_scrapes,
+                dead_after: nanoseconds(config.metrics.dead_after_seconds),
+                prefill_tokens_per_second: config.prefill_tokens_per_second,
+            },
+            request_timeout: nanoseconds(config.bookings.request_timeout_seconds),
+            state: Mutex::new(state),
+            config,
+        })
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &SchedulerConfig {
+        &self.config
+    }
+
+    /// Adds an endpoint; one of the same name keeps its state and takes the new labels.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if the name is empty.
+    pub fn add_endpoint(&self, endpoint: Endpoint) -> Result<(), Error> {
+        check_name(&endpoint)?;
+        self.add(&mut self.state.lock(), endpoint);
+        Ok(())
+    }
+
+    /// Removes an endpoint and everything that is known of it; its requests in flight end silently.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownEndpoint`] if there is none of this name.
+    pub fn remove_endpoint(&self, name: &str) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        let slot = state.pool.remove(name).ok_or_else(|| Error::UnknownEndpoint(name.to_owned()))?;
+        state.index.clear(slot);
+        Ok(())
+    }
+
+    /// Makes these the only endpoints: adds the new ones, removes the missing ones, keeps what is known of the others.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a name is empty; then nothing has changed.
+    pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) -> Result<(), Error> {
+        endpoints.iter().try_for_each(check_name)?;
+        let mut state = self.state.lock();
+        let names = state.pool.iter().map(|(_, known)| Arc::clone(&known.endpoint.name));
+        let gone: Vec<_> = names.filter(|name| endpoints.iter().all(|new| new.name != *name)).collect();
+        for name in gone {
+            if let Some(slot) = state.pool.remove(&name) {
+                state.index.clear(slot);
+            }
+        }
+        for endpoint in endpoints {
+            self.add(&mut state, endpoint);
+        }
+        Ok(())
+    }
+
+    /// Reads an engine's metrics page (Prometheus text) for an endpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidMetrics`] if the page cannot be read, [`Error::UnknownEndpoint`] if there is no such endpoint.
+    pub fn ingest_metrics(&self, endpoint: &str, page: &[u8], now: u64) -> Result<(), Error> {
+        self.observe(endpoint, EndpointMetrics::from_page(page)?, now)
+    }
+
+    /// Takes metrics that were read in some other way.
+    ///
+    /// Counters that went back show that the engine restarted; its entries in the prefix index are then forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownEndpoint`] if there is no such endpoint.
+    pub fn observe(&self, endpoint: &str, metrics: EndpointMetrics, now: u64) -> Result<(), Error> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let (slot, known) = state.endpoint(endpoint)?;
+        let capacity_before = known.capacity_tokens();
+        let restarted = known.observe(metrics, now);
+        let capacity = known.capacity_tokens();
+        if restarted {
+            state.index.clear(slot);
+            state.counters.engine_restarts += 1;
+        }
+        if capacity != capacity_before {
+            state.index.set_capacity(slot, self.capacity_blocks(capacity));
+        }
+        Ok(())
+    }
+
+    /// Takes note that a scrape of an endpoint failed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownEndpoint`] if there is no such endpoint.
+    pub fn scrape_failed(&self, endpoint: &str, failure: ScrapeFailure, now: u64) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        let (slot, known) = state.endpoint(endpoint)?;
+        known.scrape_failed(failure, now);
+        if failure == ScrapeFailure::Unreachable {
+            // The process is gone, and its cache with it.
+            state.index.clear(slot);
+        }
+        Ok(())
+    }
+
+    /// Picks the endpoint for a request, books the work on it and remembers the prefix, in one step.
+    ///
+    /// Report what happens to the request with [`first_token`](Self::first_token) and [`complete`](Self::complete).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoEndpoints`] if there is none at all; [`Error::NoEligibleEndpoint`] if a filter left none.
+    ///
+    /// # Complexity
+    ///
+    /// Linear in the prompt's bytes for hashing (outside of the lock), then linear in the endpoints.
+    pub fn pick(&self, request: &Request, now: u64) -> Result<Decision, Error> {
+        let hashes = self.block_hashes(request);
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        self.expire_bookings(state, now);
+        let view = self.gather_candidates(state, request, &hashes, now)?;
+        let tie_rule = self.run_profile(state, &view)?;
+        let mut decision = self.decide(state, request, &view, tie_rule)?;
+        decision.id = self.book(state, &view, &hashes, now)?;
+        Ok(decision)
+    }
+
+    /// What [`pick`](Self::pick) would answer now, with its explanation; records nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`pick`](Self::pick).
+    pub fn explain(&self, request: &Request, now: u64) -> Result<Decision, Error> {
+        let hashes = self.block_hashes(request);
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let view = self.gather_candidates(state, request, &hashes, now)?;
+        let tie_rule = self.profile.run(&view, &mut state.workspace)?;
+        let explanation = self.explanation(state, &view, tie_rule);
+        let mut decision = self.decide(state, request, &view, tie_rule)?;
+        decision.explanation = Some(Box::new(explanation));
+        Ok(decision)
+    }
+
+    /// Reports the first token of a request: its prefill is done. A second report changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownRequest`] if no pick of this scheduler handed out this id.
+    pub fn first_token(&self, id: u64, now: u64) -> Result<(), Error> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let Some(booking) = state.ledger.first_token(id) else {
+            return state.check_issued(id);
+        };
+        if let Some(endpoint) = state.pool.occupant(booking.endpoint, booking.endpoint_generation) {
+            endpoint.release_queued(&booking);
+            let seconds = now.saturating_sub(booking.picked_at) as f64 / NANOSECONDS;
+            endpoint.rate.record(booking.queued_tokens, seconds);
+        }
+        Ok(())
+    }
+
+    /// Reports the end of a request, successful or not. A second report changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownRequest`] if no pick of this scheduler handed out this id.
+    pub fn complete(&self, id: u64, outcome: Outcome, _now: u64) -> Result<(), Error> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let Some(booking) = state.ledger.complete(id) else {
+            return state.check_issued(id);
+        };
+        state.counters.completed_requests += 1;
+        state.counters.failed_requests += u64::from(!outcome.success);
+        let Some(endpoint) = state.pool.occupant(booking.endpoint, booking.endpoint_generation) else {
+            return Ok(());
+        };
+        endpoint.release(&booking);
+        let elsewhere = outcome.served_by.is_some_and(|name| *name != *endpoint.endpoint.name);
+        if let (Some(cached), false) = (outcome.cached_tokens, elsewhere) {
+            endpoint.predicted_cached_tokens += u64::from(booking.matched_tokens);
+            endpoint.actual_cached_tokens += u64::from(cached);
+        }
+        state.counters.served_elsewhere += u64::from(elsewhere);
+        Ok(())
+    }
+
+    /// A picture of the scheduler for metrics and dashboards.
+    pub fn stats(&self, now: u64) -> Stats {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        self.expire_bookings(state, now);
+        let rows = &mut state.workspace.candidates;
+        state.pool.candidates(&self.load_model, state.mean_uncached_tokens, now, |_| 0, rows);
+        let endpoints = state.pool.iter().zip(rows).map(|((slot, known), row)| EndpointStats {
+            endpoint: Arc::clone(&known.endpoint.name),
+            reachable: row.reachable,
+            metrics_age_seconds: known.scraped_at.map(|at| now.saturating_sub(at) as f64 / NANOSECONDS),
+            waiting_requests: known.metrics.waiting_requests,
+            running_requests: known.metrics.running_requests,
+            kv_cache_utilization: known.metrics.kv_cache_utilization,
+            requests_in_flight: known.requests_in_flight,
+            tokens_in_flight: known.tokens_in_flight,
+            queued_tokens: known.queued_tokens,
+            wait_seconds: known_value(row.wait_seconds).map(f64::from),
+            prefill_tokens_per_second: known.prefill_tokens_per_second(&self.load_model),
+            index_blocks: state.index.block_count(slot),
+            predicted_cached_tokens: known.predicted_cached_tokens,
+            actual_cached_tokens: known.actual_cached_tokens,
+        });
+        let index = state.index.stats();
+        Stats {
+            endpoints: endpoints.collect(),
+            requests_in_flight: state.ledger.len(),
+            index: IndexStats { unique_blocks: index.unique_blocks, bytes: index.bytes },
+            counters: state.counters,
+        }
+    }
+
+    fn add(&self, state: &mut State, endpoint: Endpoint) {
+        let slot = state.pool.add(endpoint);
+        let capacity = state.pool.get(slot).and_then(EndpointState::capacity_tokens);
+        state.index.set_capacity(slot, self.capacity_blocks(capacity));
+        state.matched_blocks.resize(state.pool.slot_count(), 0);
+    }
+
+    /// Blocks of the index that stand for an engine's whole cache.
+    fn capacity_blocks(&self, capacity_tokens: Option<u64>) -> usize {
+        let tokens = capacity_tokens.unwrap_or(self.config.default_capacity_tokens);
+        usize::try_from(tokens / u64::from(self.config.block_size_tokens)).unwrap_or(usize::MAX)
+    }
+
+    fn expire_bookings(&self, state: &mut State, now: u64) {
+        while let Some(expired) = state.ledger.expire_next(now, self.request_timeout) {
+            state.counters.expired_bookings += 1;
+            let (Expired::FirstToken(booking) | Expired::Request(booking)) = expired;
+            let Some(endpoint) = state.pool.occupant(booking.endpoint, booking.endpoint_generation) else {
+                continue;
+            };
+            match expired {
+                // The ledger has taken the waiting mark off already.
+                Expired::FirstToken(_) => endpoint.release_queued(&booking),
+                Expired::Request(_) => endpoint.release(&booking),
+            }
+        }
+    }
+
+    fn block_hashes(&self, request: &Request) -> Vec<u64> {
+        let mut hashes = Vec::new();
+        self.hasher.hash(request, &mut hashes);
+        hashes
+    }
+
+    /// Writes one row per endpoint: what it holds of the prompt and how loaded it is.
+    fn gather_candidates(
+        &self,
+        state: &mut State,
+        request: &Request,
+        hashes: &[u64],
+        now: u64,
+    ) -> Result<RequestView, Error> {
+        if state.pool.len() == 0 {
+            state.counters.refused_picks += 1;
+            return Err(Error::NoEndpoints);
+        }
+        let State { pool, index, matched_blocks, workspace, mean_uncached_tokens, .. } = state;
+        index.find(hashes, matched_blocks);
+        let prompt_tokens = self.hasher.prompt_tokens(request);
+        let block_tokens = self.config.block_size_tokens;
+        let matched_tokens = |slot: u32| {
+            let blocks = matched_blocks.get(slot as usize).copied().unwrap_or(0);
+            blocks.saturating_mul(block_tokens).min(prompt_tokens)
+        };
+        let rows = &mut workspace.candidates;
+        pool.candidates(&self.load_model, *mean_uncached_tokens, now, matched_tokens, rows);
+        if let Some(subset) = &request.subset {
+            for row in rows.iter_mut() {
+                let name = pool.get(row.endpoint).map_or("", |known| &*known.endpoint.name);
+                row.in_subset = subset.iter().any(|allowed| names_endpoint(allowed, name));
+            }
+        }
+        Ok(RequestView {
+            prompt_tokens,
+            affinity_key: affinity_key(request, hashes),
+            has_session: request.session.is_some(),
+            is_warm: rows.iter().any(|row| row.matched_tokens > 0),
+            priority: request.priority,
+        })
+    }
+
+    fn run_profile(&self, state: &mut State, view: &RequestView) -> Result<TieRule, Error> {
+        let tie_rule = self.profile.run(view, &mut state.workspace).inspect_err(|_| {
+            state.counters.refused_picks += 1;
+        })?;
+        let gated = state.workspace.dropped.iter().filter(|(_, filter)| *filter == load_gate::TYPE).count();
+        state.counters.load_gate_drops += gated as u64;
+        state.counters.tied_picks += u64::from(tie_rule != TieRule::Unique);
+        Ok(tie_rule)
+    }
+
+    /// Turns the ranking into names, and into an explanation if one was asked for.
+    fn decide(
+        &self,
+        state: &State,
+        request: &Request,
+        view: &RequestView,
+        tie_rule: TieRule,
+    ) -> Result<Decision, Error> {
+        let Workspace { candidates, ranking, .. } = &state.workspace;
+        let mut ranked = ranking.iter().filter_map(|&at| candidates.get(at));
+        let chosen = ranked.next().ok_or(Error::NoEndpoints)?;
+        Ok(Decision {
+            id: 0,
+            endpoint: state.name(chosen),
+            fallbacks: ranked.map(|candidate| state.name(candidate)).collect(),
+            matched_tokens: chosen.matched_tokens,
+            prompt_tokens: view.prompt_tokens,
+            explanation: request.explain.then(|| Box::new(self.explanation(state, view, tie_rule))),
+        })
+    }
+
+    /// Books the work of the chosen candidate and remembers that it will hold the prefix.
+    fn book(&self, state: &mut State, view: &RequestView, hashes: &[u64], now: u64) -> Result<u64, Error> {
+        let chosen = state.workspace.ranking.first().and_then(|&at| state.workspace.candidates.get(at));
+        let chosen = *chosen.ok_or(Error::NoEndpoints)?;
+        let endpoint = state.pool.get_mut(chosen.endpoint).ok_or(Error::NoEndpoints)?;
+        let uncached = u64::from(view.prompt_tokens.saturating_sub(chosen.matched_tokens));
+        if !view.is_warm {
+            state.cold_picks += 1;
+        }
+        endpoint.book(view.prompt_tokens, uncached, (!view.is_warm).then_some(state.cold_picks));
+        let booking = Booking {
+            endpoint: chosen.endpoint,
+            endpoint_generation: endpoint.generation,
+            prompt_tokens: view.prompt_tokens,
+            matched_tokens: chosen.matched_tokens,
+            queued_tokens: endpoint.queued_tokens,
+            picked_at: now,
+            awaits_first_token: true,
+        };
+        let id = state.ledger.book(booking, self.first_token_deadline(&booking, &chosen));
+        state.index.insert(chosen.endpoint, hashes);
+        state.count_pick(view, &chosen, uncached);
+        Ok(id)
+    }
+
+    /// When a first token that nobody reports is taken as seen.
+    fn first_token_deadline(&self, booking: &Booking, chosen: &Candidate) -> u64 {
+        let timeout = match known_value(chosen.prefill_tokens_per_second) {
+            Some(rate) => (2.0 * booking.queued_tokens as f64 / f64::from(rate)).max(1.0),
+            None => self.config.bookings.first_token_timeout_seconds,
+        };
+        booking.picked_at.saturating_add(nanoseconds(timeout).min(self.request_timeout))
+    }
+
+    fn explanation(&self, state: &State, view: &RequestView, tie_rule: TieRule) -> Explanation {
+        let workspace = &state.workspace;
+        let everyone =
+            workspace.candidates.iter().chain(workspace.dropped.iter().map(|(candidate, _)| candidate));
+        let shortest = everyone.map(|candidate| candidate.wait_seconds).fold(f32::INFINITY, f32::min);
+        let describe = |candidate: &Candidate| EndpointExplanation {
+            endpoint: state.name(candidate),
+            total: None,
+            dropped_by: None,
+            matched_tokens: candidate.matched_tokens,
+            wait_seconds: known_value(candidate.wait_seconds),
+            gate_margin_seconds: (self.profile.load_gate.as_ref())
+                .and_then(|gate| known_value(gate.margin_seconds(candidate, shortest))),
+            metrics_age_seconds: known_value(candidate.metrics_age_seconds),
+            requests_in_flight: candidate.requests_in_flight,
+            scores: Vec::new(),
+        };
+        let mut order: Vec<usize> = (0..workspace.candidates.len()).collect();
+        let chosen = workspace.ranking.first().copied();
+        let total_at = |at: usize| workspace.totals.get(at).copied().unwrap_or(0.0);
+        order.sort_by(|&a, &b| {
+            (Some(b) == chosen).cmp(&(Some(a) == chosen)).then(total_at(b).total_cmp(&total_at(a)))
+        });
+        let eligible = order.iter().filter_map(|&at| {
+            let scores = self.profile.scores_of(view, workspace, at).map(score_explanation).collect();
+            Some(EndpointExplanation {
+                total: Some(total_at(at)),
+                scores,
+                ..describe(workspace.candidates.get(at)?)
+            })
+        });
+        let dropped = workspace.dropped.iter().map(|(candidate, filter)| EndpointExplanation {
+            dropped_by: Some(filter),
+            ..describe(candidate)
+        });
+        let runner_up = order.get(1).map(|&at| total_at(at));
+        Explanation {
+            prompt_tokens: view.prompt_tokens,
+            tie_rule,
+            runner_up_distance: chosen.zip(runner_up).map(|(best, next)| total_at(best) - next),
+            endpoints: eligible.chain(dropped).collect(),
+        }
+    }
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("Scheduler")
+            .field("endpoints", &state.pool.len())
+            .field("requests_in_flight", &state.ledger.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn endpoint(&mut self, name: &str) -> Result<(u32, &mut EndpointState), Error> {
+        let unknown = || Error::UnknownEndpoint(name.to_owned());
+        let slot = self.pool.slot(name).ok_or_else(unknown)?;
+        Ok((slot, self.pool.get_mut(slot).ok_or_else(unknown)?))
+    }
+
+    fn name(&self, candidate: &Candidate) -> Arc<str> {
+        self.pool
+            .get(candidate.endpoint)
+            .map_or_else(|| Arc::from(""), |known| Arc::clone(&known.endpoint.name))
+    }
+
+    /// A report about an ended request is fine, one about a request that never was is not.
+    fn check_issued(&self, id: u64) -> Result<(), Error> {
+        if self.ledger.was_issued(id) { Ok(()) } else { Err(Error::UnknownRequest(id)) }
+    }
+
+    fn count_pick(&mut self, view: &RequestView, chosen: &Candidate, uncached: u64) {
+        /// Share of the newest request in the moving average of uncached tokens.
+        const NEWEST: f64 = 0.05;
+        let uncached = uncached as f64;
+        let first = self.counters.picks == 0;
+        self.mean_uncached_tokens +=
+            if first { uncached } else { NEWEST * (uncached - self.mean_uncached_tokens) };
+        self.counters.picks += 1;
+        self.counters.warm_picks += u64::from(chosen.matched_tokens > 0);
+        self.counters.prompt_tokens += u64::from(view.prompt_tokens);
+        self.counters.matched_tokens += u64::from(chosen.matched_tokens);
+    }
+}
+
+fn score_explanation((scorer, weight, raw, score): (&'static str, f32, f32, f32)) -> ScoreExplanation {
+    let raw = known_value(raw);
+    ScoreExplanation { scorer, raw, score, missing: raw.is_none(), weight, contribution: weight * score }
+}
+
+fn check_name(endpoint: &Endpoint) -> Result<(), Error> {
+    if endpoint.name.is_empty() {
+        return Err(Error::InvalidConfig("the name of an endpoint must be `host:port`: ``".to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether an entry of a subset, with or without a port, means this endpoint.
+fn names_endpoint(allowed: &str, name: &str) -> bool {
+    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+    allowed == name
+        || allowed == host
+        || host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) == Some(allowed)
+}
+
+/// What keeps related requests together: the session if there is one, else the head of the prompt.
+fn affinity_key(request: &Request, hashes: &[u64]) -> u64 {
+    match &request.session {
+        Some(session) => xxh3_64(session.as_bytes()),
+        None => hashes.first().copied().unwrap_or(0),
+    }
+}
+
+fn known_value(value: f32) -> Option<f32> {
+    value.is_finite().then_some(value)
+}
+
+fn nanoseconds(seconds: f64) -> u64 {
+    (seconds * NANOSECONDS) as u64
+}

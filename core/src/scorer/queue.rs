@@ -1,0 +1,42 @@
+//! `queue-scorer`: the effective queue, between the longest and the shortest of the candidates.
+//!
+//! Score: `(max q − q_e) / (max q − min q)`; all equal gives 1. q is the effective queue: the predicted seconds before
+//! a new prefill starts (own booked work, the scraped queue corrected by it), or requests where no prefill rate is
+//! known. No parameters.
+//!
+//! Source: the endpoint picker of the Gateway API Inference Extension, `queue-scorer`, there over the scraped
+//! `num_requests_waiting` alone.
+
+use super::{Scorer, smaller_is_better};
+use crate::Error;
+use crate::config::ScorerConfig;
+use crate::endpoint::Candidate;
+use crate::profile::RequestView;
+
+/// Name in configurations.
+pub const TYPE: &str = "queue-scorer";
+
+/// See the [module](self).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueScorer;
+
+impl QueueScorer {
+    pub(crate) fn from_config(config: &ScorerConfig) -> Result<Self, Error> {
+        config.parameters().finish()?;
+        Ok(Self)
+    }
+}
+
+impl Scorer for QueueScorer {
+    fn name(&self) -> &'static str {
+        TYPE
+    }
+
+    fn score(&self, _request: &RequestView, candidates: &[Candidate], out: &mut [f32]) {
+        smaller_is_better(candidates.iter().map(|candidate| candidate.queue), out);
+    }
+
+    fn raw(&self, _request: &RequestView, candidate: &Candidate) -> f32 {
+        candidate.queue
+    }
+}

@@ -1,0 +1,93 @@
+//! What a scheduler can tell about itself.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// A picture of the whole scheduler, for metrics and dashboards.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Every endpoint, in no particular order.
+    pub endpoints: Vec<EndpointStats>,
+    /// Requests in flight, all endpoints together.
+    pub requests_in_flight: usize,
+    /// Size of the prefix index.
+    pub index: IndexStats,
+    /// Counts since the scheduler was made.
+    pub counters: Counters,
+}
+
+/// One endpoint as the scheduler sees it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct EndpointStats {
+    /// Name of the endpoint.
+    pub endpoint: Arc<str>,
+    /// Whether it is believed to serve.
+    pub reachable: bool,
+    /// Seconds since the last good scrape; `None` if there was none.
+    pub metrics_age_seconds: Option<f64>,
+    /// Requests that wait in the engine, as scraped.
+    pub waiting_requests: Option<f64>,
+    /// Requests in the running batch, as scraped.
+    pub running_requests: Option<f64>,
+    /// Share of the KV cache in use, as scraped.
+    pub kv_cache_utilization: Option<f64>,
+    /// Own requests in flight.
+    pub requests_in_flight: u32,
+    /// Prompt tokens of own requests in flight.
+    pub tokens_in_flight: u64,
+    /// Uncached tokens of own requests whose first token was not seen yet.
+    pub queued_tokens: u64,
+    /// Predicted seconds before a new prefill would start; `None` while no prefill rate is known.
+    pub wait_seconds: Option<f64>,
+    /// Prefill rate, configured or learned.
+    pub prefill_tokens_per_second: Option<f64>,
+    /// Blocks of this endpoint in the prefix index.
+    pub index_blocks: usize,
+    /// Tokens that completed requests were expected to find in the cache, where the engine reported what it found.
+    pub predicted_cached_tokens: u64,
+    /// Tokens that the engine reported as found for the same requests.
+    pub actual_cached_tokens: u64,
+}
+
+/// Size of the prefix index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct IndexStats {
+    /// Different blocks.
+    pub unique_blocks: usize,
+    /// Memory in bytes.
+    pub bytes: usize,
+}
+
+/// Counts since the scheduler was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Requests that were picked for.
+    pub picks: u64,
+    /// Picks whose endpoint held a part of the prompt.
+    pub warm_picks: u64,
+    /// Prompt tokens of all picks.
+    pub prompt_tokens: u64,
+    /// Prompt tokens that the chosen endpoints were expected to hold.
+    pub matched_tokens: u64,
+    /// Picks that failed because no endpoint was left.
+    pub refused_picks: u64,
+    /// Endpoints that the load gate dropped, summed over picks.
+    pub load_gate_drops: u64,
+    /// Picks that a tie rule decided.
+    pub tied_picks: u64,
+    /// Requests reported as complete.
+    pub completed_requests: u64,
+    /// Of these, the ones that failed.
+    pub failed_requests: u64,
+    /// Of these, the ones that another endpoint than the chosen one served.
+    pub served_elsewhere: u64,
+    /// Bookings whose first token or completion nobody reported in time.
+    pub expired_bookings: u64,
+    /// Engine restarts seen in metrics.
+    pub engine_restarts: u64,
+}
