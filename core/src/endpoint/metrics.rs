@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::exposition;
+use crate::Error;
+
 /// The load of one endpoint as its engine reports it; absent values are `None`, never 0.
 ///
 /// With data parallelism one page holds several engines: counts are sums over them, utilisations are means.
@@ -31,4 +34,38 @@ pub struct EndpointMetrics {
     pub prefix_cache_hits_total: Option<f64>,
     /// Requests finished since the engine started; goes back when the engine restarts.
     pub request_success_total: Option<f64>,
+}
+
+impl EndpointMetrics {
+    /// The load that an engine's metrics page reports, in Prometheus text exposition 0.0.4 or OpenMetrics 1.0.
+    ///
+    /// Use this on the body of `GET /metrics`. Which engine wrote the page shows in its names: vLLM (old names too), SGLang,
+    /// TensorRT-LLM, Triton with TensorRT-LLM, llama.cpp. What a page does not hold, or holds as NaN or infinity, is `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidMetrics`] when no line belongs to a known engine (an error page, say), or when a line that matters is
+    /// malformed; the message names the line.
+    ///
+    /// # Complexity
+    ///
+    /// One pass over the page that reads only the lines that matter.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use p3sched::EndpointMetrics;
+    ///
+    /// let metrics = EndpointMetrics::from_page(
+    ///     "vllm:num_requests_waiting{engine=\"0\",model_name=\"llama\"} 3.0\n\
+    ///      vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"llama\"} 0.25\n",
+    /// )?;
+    /// assert_eq!(metrics.waiting_requests, Some(3.0));
+    /// assert_eq!(metrics.kv_cache_utilization, Some(0.25));
+    /// assert_eq!(metrics.running_requests, None);
+    /// # Ok::<(), p3sched::Error>(())
+    /// ```
+    pub fn from_page(page: impl AsRef<[u8]>) -> Result<Self, Error> {
+        exposition::parse(page.as_ref())
+    }
 }
