@@ -103,8 +103,9 @@ impl Pair {
     }
 
     fn compare_find(&self, path: &[u64]) -> Result<(), TestCaseError> {
-        // One slot too few and one too many are both allowed.
-        for slots in [self.endpoints as usize - 1, self.endpoints as usize + 1] {
+        // Fewer slots than endpoints, and more, are both allowed.
+        let endpoints = self.endpoints as usize;
+        for slots in [endpoints / 2, endpoints - 1, endpoints, endpoints + 1] {
             let (mut found, mut expected) = (vec![u32::MAX; slots], vec![u32::MAX; slots]);
             self.index.find(path, &mut found);
             self.oracle.find(path, &mut expected);
@@ -279,6 +280,31 @@ fn one_path_is_stored_once_for_all_its_holders() {
     let stats = index.stats();
     assert_eq!((stats.unique_blocks, stats.runs, stats.holdings, stats.segments), (128, 1, 64, 64));
     assert!(find(&index, &path, 64).iter().all(|&matched| matched == 128));
+}
+
+#[test]
+fn a_run_that_everyone_holds_is_cut_to_what_each_holds() {
+    let mut index = index_with(100, 1_000);
+    let path = chained(0..50);
+    for endpoint in 0..100 {
+        index.insert(endpoint, &path);
+    }
+    for (slots, common) in [(100, 50), (100, 20), (60, 50), (120, 50)] {
+        let mut expected = vec![0; slots];
+        expected.iter_mut().take(100).for_each(|matched| *matched = common);
+        assert_eq!(find(&index, &path[..common as usize], slots), expected);
+    }
+    // One without it, and one with less than the others, who then catches up.
+    index.clear(3);
+    let found = find(&index, &path, 100);
+    assert_eq!((found[2], found[3], found[4]), (50, 0, 50));
+    index.insert(3, &path[..10]);
+    let found = find(&index, &path, 100);
+    assert_eq!((found[2], found[3], found[4]), (50, 10, 50));
+    assert!(find(&index, &path[..10], 99).iter().all(|&matched| matched == 10));
+    index.insert(3, &path);
+    assert!(find(&index, &path, 99).iter().all(|&matched| matched == 50));
+    index.validate().unwrap();
 }
 
 #[test]

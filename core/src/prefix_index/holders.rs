@@ -210,6 +210,8 @@ impl<'a> Iterator for Difference<'a> {
 #[derive(Debug)]
 pub(super) struct DenseHolders {
     count: usize,
+    /// No share is shorter: a match that ends before is the same for all.
+    shortest: u32,
     /// Bit `slot % 64` of word `slot / 64` is set for a holder.
     members: Vec<u64>,
     /// Blocks held by slot, 0 for none.
@@ -222,6 +224,7 @@ impl DenseHolders {
     fn new(list: &[Holder], slots: usize) -> Self {
         let mut dense = Self {
             count: 0,
+            shortest: u32::MAX,
             members: vec![0; slots.div_ceil(64)],
             lengths: vec![0; slots],
             segments: vec![0; slots],
@@ -251,10 +254,15 @@ impl DenseHolders {
         if let (Some(length), Some(segment), Some(word)) =
             (self.lengths.get_mut(slot), self.segments.get_mut(slot), self.members.get_mut(slot / 64))
         {
-            self.count += usize::from(*length == 0);
-            *length = holder.length;
+            let before = std::mem::replace(length, holder.length);
             *segment = holder.segment;
             *word |= 1 << (slot % 64);
+            self.count += usize::from(before == 0);
+            self.shortest = self.shortest.min(holder.length);
+            if before == self.shortest && before < holder.length {
+                self.shortest =
+                    self.lengths.iter().copied().filter(|&length| length > 0).min().unwrap_or(u32::MAX);
+            }
         }
     }
 
@@ -270,11 +278,15 @@ impl DenseHolders {
         (0..self.lengths.len()).filter_map(|slot| self.get(slot))
     }
 
-    #[inline]
     fn record(&self, start: u32, common: u32, matched: &mut [u32]) {
-        // Lengths fit in an `i32` far beyond any prompt, and the baseline x86-64 compares signed integers only.
+        if self.shortest >= common && self.count == self.lengths.len() {
+            let everyone = matched.len().min(self.lengths.len());
+            return matched.iter_mut().take(everyone).for_each(|slot| *slot = start + common);
+        }
+        // Lengths fit in an `i32`, and the baseline x86-64 has vector comparisons of signed integers only.
+        let common = common as i32;
         for (slot, &length) in matched.iter_mut().zip(&self.lengths) {
-            let held = (length as i32).min(common as i32) as u32;
+            let held = (length as i32).min(common) as u32;
             *slot = if held == 0 { *slot } else { start + held };
         }
     }
@@ -291,6 +303,19 @@ impl DenseHolders {
                 }
             }
         }
+    }
+
+    /// True if bits, count and bound agree with the lengths.
+    pub(super) fn is_consistent(&self) -> bool {
+        let mut members = vec![0_u64; self.members.len()];
+        for holder in self.iter() {
+            if let Some(word) = members.get_mut(holder.endpoint as usize / 64) {
+                *word |= 1 << (holder.endpoint % 64);
+            }
+        }
+        members == self.members
+            && self.count == self.iter().count()
+            && self.iter().all(|holder| holder.length >= self.shortest)
     }
 
     fn heap_bytes(&self) -> usize {

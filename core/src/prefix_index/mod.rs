@@ -389,10 +389,11 @@ impl PrefixIndex {
     fn evict_to_bound(&mut self) {
         /// So many blocks are worth looking for the largest endpoint again.
         const BATCH: usize = 64;
-        loop {
-            let excess = self.bytes().saturating_sub(self.max_bytes);
-            let Some(endpoint) = self.recency.largest().filter(|_| excess > 0) else { return };
-            self.forget_oldest(endpoint, BATCH.max(excess / size_of::<u64>()));
+        while self.bytes() > self.max_bytes
+            && let Some(endpoint) = self.recency.largest()
+        {
+            let excess = (self.bytes() - self.max_bytes) / size_of::<u64>();
+            self.forget_oldest(endpoint, excess.max(BATCH));
         }
     }
 

@@ -1,5 +1,7 @@
 //! A run: one contiguous array of chained hashes and who holds how much of it.
 
+use std::hint;
+
 use super::holders::Holders;
 use super::storage;
 
@@ -60,14 +62,13 @@ impl Run {
         if mine.last() == theirs.last() {
             return comparable as u32;
         }
-        let (mut equal, mut differs) = (0, comparable.saturating_sub(1));
-        while equal < differs {
-            let middle = equal + (differs - equal) / 2;
-            if mine.get(middle) == theirs.get(middle) {
-                equal = middle + 1;
-            } else {
-                differs = middle;
-            }
+        // The answer is in `equal..equal + unknown`. Both outcomes are equally likely, so no branch is worth predicting.
+        let (mut equal, mut unknown) = (0, comparable);
+        while unknown > 1 {
+            let half = unknown / 2;
+            let same = mine.get(equal + half - 1) == theirs.get(equal + half - 1);
+            equal = hint::select_unpredictable(same, equal + half, equal);
+            unknown -= half;
         }
         equal as u32
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::holders::Holder;
+use super::holders::{Holder, Holders};
 use super::recency::NONE;
 use super::table::SHARED;
 use super::{PrefixIndex, Run};
@@ -39,6 +39,9 @@ impl PrefixIndex {
                 format!("run {id} has {} blocks, its longest share {}", run.length(), run.holders.longest())
             })?;
             self.validate_root(id, run)?;
+            ensure(!matches!(&run.holders, Holders::Dense(dense) if !dense.is_consistent()), || {
+                format!("run {id} has inconsistent holders: {:?}", run.holders)
+            })?;
             let mut result = Ok(0);
             let mut visited = 0;
             run.holders.for_each(|holder| {
