@@ -1,0 +1,84 @@
+//! The `epp-server` binary of this workspace, run beside Envoy.
+
+use crate::process::{ManagedProcess, free_ports, workspace_binary};
+use anyhow::Result;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+use tokio::process::Command;
+
+/// How to run the picker.
+#[derive(Debug, Clone)]
+pub struct PickerOptions {
+    /// The replicas to pick from.
+    pub endpoints: Vec<SocketAddr>,
+    /// Period of reading the replicas' metrics.
+    pub refresh_metrics_interval: Duration,
+    /// Further command-line arguments.
+    pub arguments: Vec<String>,
+}
+
+impl PickerOptions {
+    /// Options with a scrape every 50 ms and no further arguments.
+    #[must_use]
+    pub fn new(endpoints: Vec<SocketAddr>) -> Self {
+        Self { endpoints, refresh_metrics_interval: Duration::from_millis(50), arguments: Vec::new() }
+    }
+}
+
+/// A running picker; dropping it kills it.
+#[derive(Debug)]
+pub struct Picker {
+    process: ManagedProcess,
+    grpc_port: u16,
+    metrics_port: u16,
+}
+
+impl Picker {
+    /// Starts the picker on free ports, with its log in `folder`, and waits until it listens.
+    ///
+    /// # Errors
+    ///
+    /// If `epp-server` has not been built or ends while starting.
+    pub async fn start(options: &PickerOptions, folder: &Path) -> Result<Self> {
+        let binary = workspace_binary("epp-server", "epp-server")?;
+        let ports = free_ports(3)?;
+        let &[grpc_port, health_port, metrics_port] = ports.as_slice() else {
+            anyhow::bail!("three free ports are needed: {}", ports.len());
+        };
+        let endpoints: Vec<_> = options.endpoints.iter().map(ToString::to_string).collect();
+        let mut command = Command::new(binary);
+        command
+            .args(["--endpoints", &endpoints.join(",")])
+            .args(["--grpc-port", &grpc_port.to_string()])
+            .args(["--grpc-health-port", &health_port.to_string()])
+            .args(["--metrics-port", &metrics_port.to_string()])
+            .arg("--secure-serving=false")
+            .arg(format!("--refresh-metrics-interval={}ms", options.refresh_metrics_interval.as_millis()))
+            .args(&options.arguments);
+        let mut process = ManagedProcess::spawn("epp-server", command, &folder.join("epp-server.log"))?;
+        for port in ports {
+            process
+                .wait_for_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Duration::from_secs(20))
+                .await?;
+        }
+        Ok(Self { process, grpc_port, metrics_port })
+    }
+
+    /// Where Envoy asks for a pick.
+    #[must_use]
+    pub fn grpc_addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.grpc_port))
+    }
+
+    /// Base address of its Prometheus metrics and decision pages.
+    #[must_use]
+    pub fn metrics_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.metrics_port)
+    }
+
+    /// The process, for its log and to end it.
+    pub fn process(&mut self) -> &mut ManagedProcess {
+        &mut self.process
+    }
+}
