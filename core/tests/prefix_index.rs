@@ -149,6 +149,11 @@ proptest! {
     }
 
     #[test]
+    fn agrees_with_the_oracle_for_some_endpoints((operations, probes) in scenario(20, 60), capacity in 10..80_usize) {
+        agrees(20, capacity, &operations, &probes)?;
+    }
+
+    #[test]
     fn agrees_with_the_oracle_for_many_endpoints((operations, probes) in scenario(90, 30), capacity in 10..100_usize) {
         agrees(90, capacity, &operations, &probes)?;
     }

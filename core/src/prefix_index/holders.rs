@@ -1,6 +1,7 @@
 //! Who holds a run, and how much of it.
 
 use super::storage;
+use super::table::RootHolders;
 
 /// One endpoint's share of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +50,23 @@ impl Holders {
         }
     }
 
-    /// The holder, if there is exactly one.
-    pub(super) fn only(&self) -> Option<Holder> {
+    /// What the root table keeps of the holders of a run of `length` blocks.
+    pub(super) fn summary(&self, length: u32) -> RootHolders {
         match self {
-            Self::One(holder) => Some(*holder),
-            Self::List(_) | Self::Dense(_) => None,
+            Self::One(only) => RootHolders::One { endpoint: only.endpoint, held: only.length },
+            Self::List(list) => {
+                let all = list.iter().all(|holder| holder.length == length);
+                match list.last() {
+                    Some(last) if last.endpoint < u64::BITS && all => {
+                        RootHolders::All(list.iter().fold(0, |set, holder| set | 1 << holder.endpoint))
+                    }
+                    _ => RootHolders::InRun,
+                }
+            }
+            Self::Dense(dense) => match dense.members.as_slice() {
+                &[endpoints] if dense.shortest >= length => RootHolders::All(endpoints),
+                _ => RootHolders::InRun,
+            },
         }
     }
 
@@ -160,6 +173,22 @@ impl Holders {
             Self::List(list) => storage::heap_bytes(list),
             Self::Dense(dense) => dense.heap_bytes(),
         }
+    }
+}
+
+/// Writes the match of each endpoint whose bit is set.
+#[inline]
+pub(super) fn record_all(endpoints: u64, blocks: u32, matched: &mut [u32]) {
+    let slots = matched.len().min(u64::BITS as usize);
+    if endpoints.trailing_ones() as usize >= slots {
+        return matched.iter_mut().take(slots).for_each(|slot| *slot = blocks);
+    }
+    let mut left = endpoints;
+    while left != 0 {
+        if let Some(slot) = matched.get_mut(left.trailing_zeros() as usize) {
+            *slot = blocks;
+        }
+        left &= left - 1;
     }
 }
 
@@ -285,6 +314,13 @@ impl DenseHolders {
         }
         // Lengths fit in an `i32`, and the baseline x86-64 has vector comparisons of signed integers only.
         let common = common as i32;
+        if start == 0 {
+            // The first run of a path: there is nothing to keep.
+            for (slot, &length) in matched.iter_mut().zip(&self.lengths) {
+                *slot = (length as i32).min(common) as u32;
+            }
+            return;
+        }
         for (slot, &length) in matched.iter_mut().zip(&self.lengths) {
             let held = (length as i32).min(common) as u32;
             *slot = if held == 0 { *slot } else { start + held };

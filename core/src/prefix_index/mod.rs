@@ -11,7 +11,7 @@
 //!      a      ──► 0     a b c d e f g h i j k l m n o p                         0: 16   1: 9   2: 9   3: 4
 //!                             │         │
 //!      s      ──► 1           │         └► s t u v w     (continues run 0 after i)   1: 5
-//!      x      ──► 2           └► x y                     (continues run 0 after d)   2: 0 .. 3: 2
+//!      x      ──► 2           └► x y                     (continues run 0 after d)   3: 2
 //! ```
 //!
 //! * **Never split.** A path that leaves a run, at its end or inside it, goes on in a run of its own. Its first
@@ -38,7 +38,7 @@ mod validate;
 use holders::Holder;
 use recency::Recency;
 use run::Run;
-use table::{RootEntry, RootTable, SHARED};
+use table::{RootEntry, RootHolders, RootTable};
 
 /// Which endpoint holds which prefix: the picker's copy of the engines' KV caches.
 ///
@@ -101,7 +101,7 @@ impl PrefixIndex {
     /// Creates an empty index that occupies at most `max_bytes`.
     ///
     /// Beyond that bound the endpoint with the most blocks loses its least recent ones.
-    /// A fixed remainder under 1 KiB, and about 40 bytes per endpoint slot, cannot be given back.
+    /// A fixed remainder under 1 KiB, and up to 48 bytes per endpoint slot, cannot be given back.
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
         Self {
@@ -207,14 +207,20 @@ impl PrefixIndex {
 
     #[inline]
     fn record(&self, found: Found<'_>, deeper: Option<Found<'_>>, matched: &mut [u32]) {
-        if found.root.holder != SHARED {
-            if let Some(slot) = matched.get_mut(found.root.holder as usize) {
-                *slot = found.start + found.root.held.min(found.common);
+        let Found { root, start, common } = found;
+        match root.holders() {
+            RootHolders::One { endpoint, held } => {
+                if let Some(slot) = matched.get_mut(endpoint as usize) {
+                    *slot = start + held.min(common);
+                }
             }
-        } else if let Some(run) = self.run(found.root.run) {
-            let deeper = deeper.filter(|deeper| deeper.root.holder == SHARED);
-            let deeper = deeper.and_then(|deeper| self.run(deeper.root.run));
-            run.holders.record(found.start, found.common, deeper.map(|run| &run.holders), matched);
+            RootHolders::All(endpoints) => holders::record_all(endpoints, start + common, matched),
+            RootHolders::InRun => {
+                let Some(run) = self.run(root.run) else { return };
+                let deeper = deeper.filter(|deeper| deeper.root.holders() == RootHolders::InRun);
+                let deeper = deeper.and_then(|deeper| self.run(deeper.root.run));
+                run.holders.record(start, common, deeper.map(|run| &run.holders), matched);
+            }
         }
     }
 
@@ -249,8 +255,9 @@ impl<'a> Iterator for Walk<'a> {
     #[inline]
     fn next(&mut self) -> Option<Found<'a>> {
         let root = self.index.roots.get(*self.path.first()?)?;
-        let common = if self.path.get(root.length as usize - 1) == Some(&root.last) {
-            root.length
+        let length = root.length();
+        let common = if self.path.get(length as usize - 1) == Some(&root.last) {
+            length
         } else {
             self.index.run(root.run)?.common_prefix(self.path)
         };
@@ -293,14 +300,7 @@ impl PrefixIndex {
     fn add_run(&mut self, hashes: &[u64]) -> u32 {
         let id = self.runs.len() as u32;
         let run = Run::new(hashes);
-        self.roots.insert(RootEntry {
-            first: run.first(),
-            last: run.last(),
-            run: id,
-            length: run.length(),
-            holder: SHARED,
-            held: 0,
-        });
+        self.roots.insert(RootEntry::new(id, hashes, RootHolders::InRun));
         self.run_bytes += run.heap_bytes();
         self.unique_blocks += hashes.len();
         storage::push(&mut self.runs, run);
@@ -366,10 +366,7 @@ impl PrefixIndex {
         change(run);
         self.run_bytes += run.heap_bytes();
         if let Some(root) = self.roots.get_mut(run.first()) {
-            root.last = run.last();
-            root.length = run.length();
-            (root.holder, root.held) =
-                run.holders.only().map_or((SHARED, 0), |only| (only.endpoint, only.length));
+            root.update(&run.hashes, run.root_holders());
         }
     }
 }

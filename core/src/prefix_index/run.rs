@@ -4,6 +4,7 @@ use std::hint;
 
 use super::holders::Holders;
 use super::storage;
+use super::table::RootHolders;
 
 /// A stretch of one path through the tree of prefixes.
 ///
@@ -24,14 +25,15 @@ impl Run {
         self.hashes.first().copied().unwrap_or_default()
     }
 
-    pub(super) fn last(&self) -> u64 {
-        self.hashes.last().copied().unwrap_or_default()
-    }
-
     /// Blocks in the run.
     pub(super) fn length(&self) -> u32 {
         // A run grows only by paths that `PrefixIndex::insert` has cut to `u32::MAX` blocks.
         self.hashes.len() as u32
+    }
+
+    /// The holders as the root table keeps them.
+    pub(super) fn root_holders(&self) -> RootHolders {
+        self.holders.summary(self.length())
     }
 
     /// Lengthens the run, with at most a quarter of slack for the next turn of the conversation.

@@ -1,6 +1,7 @@
 //! The root table: from the chained hash of a run's first block to the run.
 
-/// What a look-up needs of a run, kept beside its key so that a hit on a run with one holder touches one cache line.
+/// What a look-up needs of a run, kept beside its key: if few endpoints hold the run, or up to 64 all of it, a hit on
+/// the whole run touches one cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RootEntry {
     /// Chained hash of the run's first block: the key.
@@ -9,20 +10,66 @@ pub(super) struct RootEntry {
     pub(super) last: u64,
     /// Position of the run in the index; [`VACANT`] in an unused entry.
     pub(super) run: u32,
-    /// Blocks in the run.
-    pub(super) length: u32,
-    /// The only holder, or [`SHARED`].
-    pub(super) holder: u32,
-    /// Blocks that the only holder holds.
-    pub(super) held: u32,
+    /// Blocks in the run, with [`ALL`] added if `holders` is a set of endpoints.
+    length: u32,
+    /// A set of endpoints below 64, or one endpoint in the low and its blocks in the high half.
+    holders: u64,
 }
 
-/// `RootEntry::holder` of a run whose holders have to be read from the run itself.
-pub(super) const SHARED: u32 = u32::MAX;
+/// The holders of a run as far as its root entry knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RootHolders {
+    /// One endpoint holds this many blocks of the run.
+    One { endpoint: u32, held: u32 },
+    /// The endpoints whose bits are set hold all of the run.
+    All(u64),
+    /// They have to be read from the run.
+    InRun,
+}
 
+const ALL: u32 = 1 << 31;
 const VACANT: u32 = u32::MAX;
-const VACANT_ENTRY: RootEntry =
-    RootEntry { first: 0, last: 0, run: VACANT, length: 0, holder: SHARED, held: 0 };
+const VACANT_ENTRY: RootEntry = RootEntry { first: 0, last: 0, run: VACANT, length: 0, holders: u64::MAX };
+
+impl RootEntry {
+    pub(super) fn new(run: u32, hashes: &[u64], holders: RootHolders) -> Self {
+        let mut entry = Self { run, first: hashes.first().copied().unwrap_or_default(), ..VACANT_ENTRY };
+        entry.update(hashes, holders);
+        entry
+    }
+
+    /// Takes over what has changed at the end of the run.
+    pub(super) fn update(&mut self, hashes: &[u64], holders: RootHolders) {
+        self.last = hashes.last().copied().unwrap_or_default();
+        self.length = hashes.len() as u32;
+        self.holders = match holders {
+            RootHolders::One { endpoint, held } => u64::from(held) << 32 | u64::from(endpoint),
+            RootHolders::All(endpoints) => {
+                self.length |= ALL;
+                endpoints
+            }
+            RootHolders::InRun => u64::MAX,
+        };
+    }
+
+    /// Blocks in the run.
+    #[inline]
+    pub(super) fn length(&self) -> u32 {
+        self.length & !ALL
+    }
+
+    #[inline]
+    pub(super) fn holders(&self) -> RootHolders {
+        if self.length & ALL != 0 {
+            RootHolders::All(self.holders)
+        } else if self.holders == u64::MAX {
+            RootHolders::InRun
+        } else {
+            RootHolders::One { endpoint: self.holders as u32, held: (self.holders >> 32) as u32 }
+        }
+    }
+}
+
 const SMALLEST: usize = 16;
 
 /// Open addressing with linear probing and backward-shift deletion: no tombstones, so churn leaves no trace.

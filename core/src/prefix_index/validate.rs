@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::holders::{Holder, Holders};
 use super::recency::NONE;
-use super::table::SHARED;
+use super::table::{RootEntry, RootHolders};
 use super::{PrefixIndex, Run};
 
 impl PrefixIndex {
@@ -66,17 +66,13 @@ impl PrefixIndex {
     }
 
     fn validate_root(&self, id: u32, run: &Run) -> Result<(), String> {
-        let (holder, held) = run.holders.only().map_or((SHARED, 0), |only| (only.endpoint, only.length));
         let Some(root) = self.roots.get(run.first()) else {
             return Err(format!("run {id} is not in the root table"));
         };
-        ensure((root.run, root.last, root.length) == (id, run.last(), run.length()), || {
+        ensure(*root == RootEntry::new(id, &run.hashes, run.root_holders()), || {
             format!("the root entry of run {id} is stale: {root:?}")
         })?;
-        ensure((root.holder, root.held) == (holder, held), || {
-            format!("the root entry of run {id} has a stale holder: {root:?}")
-        })?;
-        ensure((run.holders.count() == 1) == (root.holder != SHARED), || {
+        ensure((run.holders.count() == 1) == matches!(root.holders(), RootHolders::One { .. }), || {
             format!("run {id} keeps one holder as if there were several: {root:?}")
         })
     }
