@@ -12,7 +12,8 @@ fn block_hash(criterion: &mut Criterion) {
     for size in [16 * 1024_usize, 400 * 1024] {
         let text: Vec<u8> = (0..size).map(|i| b'a' + (i * 7 % 26) as u8).collect();
         let tokens: Vec<u32> = (0..size as u32 / 4).map(|i| i.wrapping_mul(0x9E37_79B9) >> 15).collect();
-        let requests = [("bytes", Request::from_text("llama", text)), ("tokens", Request::from_tokens("llama", tokens))];
+        let requests =
+            [("bytes", Request::from_text("llama", text)), ("tokens", Request::from_tokens("llama", tokens))];
         group.throughput(Throughput::Bytes(size as u64));
         for (unit, request) in &requests {
             let mut hashes = Vec::new();

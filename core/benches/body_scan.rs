@@ -56,7 +56,8 @@ fn body_scan(criterion: &mut Criterion) {
         group.bench_function("serde_json", |bencher| {
             bencher.iter(|| {
                 let chat: Chat<'_> = serde_json::from_slice(black_box(body)).unwrap();
-                let length: usize = chat.messages.iter().map(|message| message.role.len() + message.content.len()).sum();
+                let length: usize =
+                    chat.messages.iter().map(|message| message.role.len() + message.content.len()).sum();
                 (chat.model.len(), length, chat.stream)
             });
         });

@@ -77,10 +77,7 @@ const ENGINES: [Engine; 5] = [
     ),
     (
         b"nv_trt_llm_",
-        &[
-            (b"request_metrics", Family::RequestsByType),
-            (b"kv_cache_block_metrics", Family::BlocksByType),
-        ],
+        &[(b"request_metrics", Family::RequestsByType), (b"kv_cache_block_metrics", Family::BlocksByType)],
     ),
     (
         b"llamacpp:",
@@ -182,7 +179,7 @@ impl Totals {
         match family {
             Family::CacheConfig => return self.add_cache_config(sample),
             Family::Adapters => return self.add_adapters(sample),
-            Family::RequestsByType | Family::BlocksByType => return self.add_by_type(sample),
+            Family::RequestsByType | Family::BlocksByType => return self.add_by_type(family, sample),
             _ => {}
         }
         let mut later_pipeline_stage = false;
@@ -245,19 +242,19 @@ impl Totals {
         Some(())
     }
 
-    fn add_by_type(&mut self, sample: &[u8]) -> Option<()> {
+    fn add_by_type(&mut self, family: Family, sample: &[u8]) -> Option<()> {
         let mut kind = String::new();
         let value = read_sample(sample, |name, value| {
             if name == "request_type" || name == "kv_cache_block_type" {
                 kind = value.into_owned();
             }
         })?;
-        match kind.as_str() {
-            "waiting" => self.waiting.add(value),
-            "scheduled" => self.running.add(value),
-            "fraction" => self.utilization.add(value),
-            "tokens_per" => self.block_size = self.block_size.or(whole(value)),
-            "max" => self.add_blocks(whole(value)),
+        match (family, kind.as_str()) {
+            (Family::RequestsByType, "waiting") => self.waiting.add(value),
+            (Family::RequestsByType, "scheduled") => self.running.add(value),
+            (Family::BlocksByType, "fraction") => self.utilization.add(value),
+            (Family::BlocksByType, "tokens_per") => self.block_size = self.block_size.or(whole(value)),
+            (Family::BlocksByType, "max") => self.add_blocks(whole(value)),
             _ => {}
         }
         Some(())
@@ -351,7 +348,10 @@ fn whole(value: f64) -> Option<u32> {
 
 fn malformed(page: &[u8], start: usize, line: &[u8]) -> Error {
     let number = page.iter().take(start).filter(|byte| **byte == b'\n').count() + 1;
-    Error::InvalidMetrics(format!("expected `name{{label=\"text\"}} number` on line {number}: `{}`", excerpt(line)))
+    Error::InvalidMetrics(format!(
+        "expected `name{{label=\"text\"}} number` on line {number}: `{}`",
+        excerpt(line)
+    ))
 }
 
 fn unknown_engine(page: &[u8]) -> Error {

@@ -195,7 +195,9 @@ fn message(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
             b"content" => fields.write(CONTENT, scanner, out, content_field)?,
             b"output" => fields.write(OUTPUT, scanner, out, content_field)?,
             b"tool_calls" => fields.write(TOOL_CALLS, scanner, out, |s, out| compact_list(FIELD, s, out))?,
-            b"function_call" => fields.write(FUNCTION_CALL, scanner, out, |s, out| compact_list(FIELD, s, out))?,
+            b"function_call" => {
+                fields.write(FUNCTION_CALL, scanner, out, |s, out| compact_list(FIELD, s, out))?
+            }
             b"type" => kind = read_kind(scanner)?,
             _ => scanner.skip()?,
         }
@@ -233,7 +235,11 @@ fn content(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
                     out.push(NEXT);
                 }
                 is_first = false;
-                if scanner.peek() == Some(b'{') { part(scanner, out)? } else { text_or_compact(scanner, out)? }
+                if scanner.peek() == Some(b'{') {
+                    part(scanner, out)?
+                } else {
+                    text_or_compact(scanner, out)?
+                }
             }
             Ok(())
         }

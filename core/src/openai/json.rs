@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::classify::{CHUNK, classify};
+use super::classify::{CHUNK, Classes, classify, is_plain};
 
 /// Levels of arrays and objects that may be open at once.
 const MAX_DEPTH: u8 = 127;
@@ -342,27 +342,33 @@ impl<'a> Scanner<'a> {
         let start = self.at + 1;
         let (mut at, mut escaped, mut non_ascii) = (start, false, false);
         loop {
-            let rest = self.text.get(at..).unwrap_or_default();
-            // What lies behind the end is a control character, so that the scan stops there.
-            let mut padded = [0; CHUNK];
-            let chunk = rest.first_chunk().unwrap_or_else(|| {
-                padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-                &padded
-            });
-            let classes = classify(chunk);
-            non_ascii |= classes.non_ascii;
-            sink.chunk(chunk, classes.plain);
-            at += classes.plain;
-            if classes.plain == CHUNK {
-                continue;
+            let mut rest = self.text.get(at..).unwrap_or_default();
+            while let Some((chunk, behind)) = rest.split_first_chunk()
+                && is_plain(chunk)
+            {
+                sink.chunk(chunk, CHUNK);
+                rest = behind;
             }
+            let classes = match rest.first_chunk() {
+                Some(chunk) => {
+                    let classes = classify(chunk);
+                    sink.chunk(chunk, classes.plain);
+                    classes
+                }
+                None => last_chunk(rest, sink),
+            };
+            at = self.text.len() - rest.len() + classes.plain;
+            non_ascii |= classes.non_ascii;
             match self.text.get(at) {
+                _ if classes.plain == CHUNK => {}
                 Some(b'"') => break,
-                Some(b'\\') => at = self.escape(at + 1, sink)?,
+                Some(b'\\') => {
+                    at = self.escape(at + 1, sink)?;
+                    escaped = true;
+                }
                 Some(_) => return Err(Fault { at, rule: "expected control characters in strings as `\\u`" }),
                 None => return Err(Fault { at, rule: "expected a closing double quote" }),
             }
-            escaped |= true;
         }
         // An escape is ASCII outside and valid inside, so the raw bytes are valid exactly when the content is.
         if non_ascii && let Err(error) = str::from_utf8(self.text.get(start..at).unwrap_or_default()) {
@@ -426,6 +432,17 @@ impl<'a> Scanner<'a> {
 #[derive(Debug)]
 pub(crate) struct Items {
     any: bool,
+}
+
+/// Classifies the last bytes of a text. What lies behind them counts as a control character, so that the scan stops there.
+#[cold]
+#[inline(never)]
+fn last_chunk<S: Sink>(rest: &[u8], sink: &mut S) -> Classes {
+    let mut padded = [0; CHUNK];
+    padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    let classes = classify(&padded);
+    sink.chunk(&padded, classes.plain);
+    classes
 }
 
 const INVALID_UTF8: &str = "expected UTF-8";

@@ -172,7 +172,9 @@ impl Api {
         match (self, key) {
             (Self::ChatCompletions | Self::Responses | Self::Messages, b"tools") => Some(Part::Tools),
             (Self::Messages, b"system") | (Self::Responses, b"instructions") => Some(Part::System),
-            (Self::ChatCompletions | Self::Messages | Self::Embeddings, b"messages") => Some(Part::Conversation),
+            (Self::ChatCompletions | Self::Messages | Self::Embeddings, b"messages") => {
+                Some(Part::Conversation)
+            }
             (Self::Responses, b"input") => Some(Part::Input),
             (Self::Completions, b"prompt_embeds") => Some(Part::Embeddings),
             (Self::Completions, b"prompt")
