@@ -1,2 +1,103 @@
-//! epp-server
-fn main() {}
+//! `epp-server`: reads the command line, builds, says what was built, serves, drains on a signal.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::Parser;
+use epp_server::config::{EndpointSource, Settings};
+use epp_server::flags::{Flags, LogFormat};
+use epp_server::server::Server;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    start_log(flags.verbosity, flags.log_format);
+    match run(flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(flags: Flags) -> Result<(), String> {
+    let settings = Settings::from_flags(flags)?;
+    let signals = Signals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let server = Server::bind(settings.clone()).await?;
+    say_what_was_built(&settings, &server)?;
+    server.run(signals.stop()).await
+}
+
+fn say_what_was_built(settings: &Settings, server: &Server) -> Result<(), String> {
+    let [grpc, health, metrics] =
+        server.ports().map_err(|error| format!("cannot read the open ports: {error}"))?;
+    let source = match &settings.endpoints {
+        EndpointSource::Fixed(_) => "list".to_owned(),
+        EndpointSource::File(path) => path.display().to_string(),
+    };
+    tracing::info!(
+        version = p3sched::VERSION,
+        endpoints = server.pool().endpoints().len(),
+        endpoints_from = source,
+        scorers = settings.scorers(),
+        picker = settings.scheduler.picker.picker_type,
+        grpc_port = grpc,
+        tls = settings.secure_serving,
+        health_port = health,
+        metrics_port = metrics,
+        "serving"
+    );
+    Ok(())
+}
+
+/// The two signals that end a process politely.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Done at the first signal; the second one ends the process at once.
+    async fn stop(mut self) {
+        self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            tracing::warn!("second signal, stopping at once");
+            std::process::exit(1);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn start_log(verbosity: u8, format: LogFormat) {
+    let (own, libraries) = match verbosity {
+        0 => (LevelFilter::INFO, LevelFilter::WARN),
+        1 => (LevelFilter::DEBUG, LevelFilter::WARN),
+        _ => (LevelFilter::TRACE, LevelFilter::DEBUG),
+    };
+    let filter = Targets::new().with_target("epp_server", own).with_default(libraries);
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    match format {
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
+        LogFormat::Text => {
+            registry.with(lines.with_target(false).with_ansi(io::stderr().is_terminal())).init();
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the scheduler knows, read when `/metrics` is asked for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use p3sched::stats::{EndpointStats, Stats};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::clock;
+use crate::discovery::Pool;
+
+/// Collects from the scheduler of a pool.
+pub(super) struct PoolMetrics {
+    pool: Arc<Pool>,
+}
+
+impl PoolMetrics {
+    /// A collector for a pool.
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
+        Self { pool }
+    }
+}
+
+impl fmt::Debug for PoolMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PoolMetrics")
+    }
+}
+
+/// A number of one endpoint; `None` where it is not known.
+type Column = (&'static str, &'static str, fn(&EndpointStats) -> Option<f64>);
+
+const ENDPOINT_GAUGES: [Column; 10] = [
+    ("llm_d_epp_per_endpoint_queue_size", "Requests that wait in the engine", |e| e.waiting_requests),
+    ("llm_d_epp_inflight_requests", "Requests in flight through this picker", |e| {
+        Some(f64::from(e.requests_in_flight))
+    }),
+    ("llm_d_epp_inflight_tokens", "Prompt tokens in flight through this picker", |e| {
+        Some(e.tokens_in_flight as f64)
+    }),
+    ("p3sched_endpoint_reachable", "1 if the endpoint is believed to serve", |e| {
+        Some(f64::from(u8::from(e.reachable)))
+    }),
+    ("p3sched_metrics_age_seconds", "Time since the last good scrape", |e| e.metrics_age_seconds),
+    ("p3sched_kv_cache_utilization", "Share of the KV cache in use, as scraped", |e| e.kv_cache_utilization),
+    ("p3sched_queued_tokens", "Uncached tokens of own requests without a first token", |e| {
+        Some(e.queued_tokens as f64)
+    }),
+    ("p3sched_predicted_wait_seconds", "Predicted time before a new prefill starts", |e| e.wait_seconds),
+    ("p3sched_prefill_tokens_per_second", "Prefill rate, configured or learned", |e| {
+        e.prefill_tokens_per_second
+    }),
+    ("p3sched_index_blocks", "Blocks of this endpoint in the prefix index", |e| Some(e.index_blocks as f64)),
+];
+
+const ENDPOINT_COUNTERS: [Column; 2] = [
+    (
+        "p3sched_predicted_cached_tokens",
+        "Prompt tokens expected to be cached, where the engine reported",
+        |e| Some(e.predicted_cached_tokens as f64),
+    ),
+    ("p3sched_actual_cached_tokens", "Prompt tokens that the engine reported as cached", |e| {
+        Some(e.actual_cached_tokens as f64)
+    }),
+];
+
+impl Collector for PoolMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let stats = self.pool.scheduler().stats(clock::now());
+        for column in &ENDPOINT_GAUGES {
+            encode_column(&mut encoder, column, MetricType::Gauge, &stats.endpoints)?;
+        }
+        for column in &ENDPOINT_COUNTERS {
+            encode_column(&mut encoder, column, MetricType::Counter, &stats.endpoints)?;
+        }
+        encode_pool_gauges(&mut encoder, &stats)?;
+        encode_counters(&mut encoder, &stats)
+    }
+}
+
+fn encode_column(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, value): &Column,
+    kind: MetricType,
+    endpoints: &[EndpointStats],
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for endpoint in endpoints {
+        let Some(value) = value(endpoint) else { continue };
+        let labels = [("name", ""), ("model_server_endpoint", &*endpoint.endpoint)];
+        let series = metric.encode_family(&labels)?;
+        match kind {
+            MetricType::Counter => ConstCounter::new(value).encode(series)?,
+            _ => ConstGauge::new(value).encode(series)?,
+        }
+    }
+    Ok(())
+}
+
+fn encode_pool_gauges(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
+    let ready = stats.endpoints.iter().filter(|endpoint| endpoint.reachable).count();
+    for (name, help, value) in [
+        ("llm_d_epp_ready_endpoints", "Endpoints that are believed to serve", ready as f64),
+        (
+            "llm_d_epp_average_kv_cache_utilization",
+            "Mean share of the KV cache in use",
+            mean(stats, |endpoint| endpoint.kv_cache_utilization),
+        ),
+        (
+            "llm_d_epp_average_queue_size",
+            "Mean number of requests that wait in an engine",
+            mean(stats, |endpoint| endpoint.waiting_requests),
+        ),
+        (
+            "llm_d_epp_average_running_requests",
+            "Mean number of requests in an engine's batch",
+            mean(stats, |endpoint| endpoint.running_requests),
+        ),
+    ] {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(metric.encode_family(&[("name", "")])?)?;
+    }
+    for (name, help, value) in [
+        ("llm_d_epp_prefix_indexer_size", "Different blocks in the prefix index", stats.index.unique_blocks),
+        ("p3sched_index_bytes", "Memory of the prefix index", stats.index.bytes),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value as f64).encode(metric)?;
+    }
+    Ok(())
+}
+
+fn encode_counters(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
+    let counters = &stats.counters;
+    for (name, help, value) in [
+        ("p3sched_picks", "Picks", counters.picks),
+        ("p3sched_warm_picks", "Picks whose endpoint held a part of the prompt", counters.warm_picks),
+        ("p3sched_prompt_tokens", "Prompt tokens of all picks", counters.prompt_tokens),
+        (
+            "p3sched_matched_tokens",
+            "Prompt tokens that the chosen endpoints were expected to hold",
+            counters.matched_tokens,
+        ),
+        ("p3sched_load_gate_drops", "Endpoints that the load gate dropped", counters.load_gate_drops),
+        ("p3sched_tied_picks", "Picks that a tie rule decided", counters.tied_picks),
+        ("p3sched_completed_requests", "Requests reported as complete", counters.completed_requests),
+        ("p3sched_failed_requests", "Requests reported as failed", counters.failed_requests),
+        (
+            "p3sched_served_elsewhere",
+            "Requests that another endpoint than the chosen one served",
+            counters.served_elsewhere,
+        ),
+        (
+            "p3sched_expired_bookings",
+            "Bookings whose progress nobody reported in time",
+            counters.expired_bookings,
+        ),
+        ("p3sched_engine_restarts", "Engine restarts seen in metrics", counters.engine_restarts),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(metric)?;
+    }
+    Ok(())
+}
+
+/// Mean over the endpoints where the number is known; 0 where it is known of none.
+fn mean(stats: &Stats, value: impl Fn(&EndpointStats) -> Option<f64>) -> f64 {
+    let known: Vec<f64> = stats.endpoints.iter().filter_map(value).collect();
+    if known.is_empty() { 0.0 } else { known.iter().sum::<f64>() / known.len() as f64 }
+}

@@ -1,0 +1,247 @@
+//! From what was seen of a request to a pick or a refusal.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use p3sched::{Decision, Error, Outcome, Request};
+
+use super::headers::RequestHead;
+use crate::admin::metrics::{Metrics, ModelMetrics, Served};
+use crate::clock;
+use crate::discovery::Pool;
+
+/// Value of the dropped-reason header when no endpoint can serve the request.
+const NO_ENDPOINTS: &str = "rejected-no-endpoints";
+/// Value of the dropped-reason header when this server has too much to do.
+const SATURATED: &str = "rejected-saturated";
+
+/// What was seen of a request when the pick is due.
+#[derive(Debug)]
+pub struct Query<'a> {
+    /// Its headers.
+    pub head: &'a RequestHead,
+    /// Its body; `None` when it has none or the gateway does not send it.
+    pub body: Option<&'a [u8]>,
+    /// Whether the body is only the beginning of what the client sent.
+    pub truncated: bool,
+    /// The endpoints to choose from, by name or by address without port; present but empty means none.
+    pub subset: Option<Vec<String>>,
+    /// When the headers came, in nanoseconds.
+    pub received: u64,
+}
+
+/// A picked request until its response has ended.
+pub struct Pick {
+    /// The scheduler's booking; `None` when the pick was made without the scheduler.
+    booking: Option<u64>,
+    endpoint: Arc<str>,
+    received: u64,
+    first_token: Option<u64>,
+    model: Arc<ModelMetrics>,
+}
+
+/// A request that gets an answer from the picker instead of from an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// Name of the kind of refusal, as clients and dashboards know it.
+    pub code: &'static str,
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// Value of the dropped-reason response header.
+    pub reason: Option<&'static str>,
+}
+
+impl Refusal {
+    /// The body that the client sees.
+    pub fn body(&self) -> String {
+        format!("inference error: {} - {}", self.code, self.message)
+    }
+
+    /// 413: the request body is larger than the configured limit in bytes.
+    pub fn payload_too_large(limit: usize) -> Self {
+        Self::new(
+            413,
+            "PayloadTooLarge",
+            format!("request body is larger than the limit of bytes: `{limit}`"),
+        )
+    }
+
+    /// 408: the request body did not end within the deadline in nanoseconds.
+    pub fn request_timeout(deadline: u64) -> Self {
+        let seconds = deadline as f64 / 1e9;
+        Self::new(408, "RequestTimeout", format!("request body did not end within seconds: `{seconds}`"))
+    }
+
+    /// 429: as many requests as configured are in flight.
+    pub fn saturated(limit: usize) -> Self {
+        let message = format!("this picker serves its limit of concurrent requests: `{limit}`");
+        Self { reason: Some(SATURATED), ..Self::new(429, "InferencePoolResourceExhausted", message) }
+    }
+
+    fn from_error(error: &Error) -> Self {
+        match error {
+            Error::InvalidRequest(message) => Self::new(400, "BadRequest", message.clone()),
+            Error::NoEndpoints | Error::NoEligibleEndpoint { .. } => {
+                Self { reason: Some(NO_ENDPOINTS), ..Self::new(503, "ServiceUnavailable", error.to_string()) }
+            }
+            _ => Self::new(503, "ServiceUnavailable", error.to_string()),
+        }
+    }
+
+    fn new(status: u16, code: &'static str, message: String) -> Self {
+        Self { status, code, message, reason: None }
+    }
+}
+
+/// Puts requests to the scheduler and keeps its books.
+pub struct Router {
+    pool: Arc<Pool>,
+    metrics: Arc<Metrics>,
+    fail_open: bool,
+    next_without_scheduler: AtomicUsize,
+}
+
+impl Router {
+    /// A router over the endpoints of a pool.
+    ///
+    /// With `fail_open` a request for which the scheduler has no answer goes to the endpoints in turn, else it is
+    /// refused with 503. A subset hint is always obeyed.
+    pub fn new(pool: Arc<Pool>, metrics: Arc<Metrics>, fail_open: bool) -> Self {
+        Self { pool, metrics, fail_open, next_without_scheduler: AtomicUsize::new(0) }
+    }
+
+    /// The counters that this router fills.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Picks an endpoint; the second value goes into the destination header and metadata.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] is what the client has to be told.
+    pub fn pick(&self, query: Query<'_>, now: u64) -> Result<(Pick, String), Refusal> {
+        let body_length = query.body.map_or(0, <[u8]>::len);
+        let mut request = self.request(&query)?;
+        request.subset = query.subset;
+        let model = self.metrics.model(&request.model);
+        let started = clock::now();
+        let decision = catch_unwind(AssertUnwindSafe(|| self.pool.scheduler().pick(&request, now)));
+        let succeeded = matches!(decision, Ok(Ok(_)));
+        self.metrics.picked(clock::now().saturating_sub(started), succeeded);
+        let (booking, endpoint, destination) = match decision {
+            Ok(Ok(decision)) => {
+                let destination = destination(&decision);
+                (Some(decision.id), decision.endpoint, destination)
+            }
+            Ok(Err(error)) => self.pick_without_scheduler(&request, &error)?,
+            Err(_panic) => self.pick_without_scheduler(&request, &Error::NoEndpoints)?,
+        };
+        tracing::debug!(%destination, model = request.model, bytes = body_length, "picked");
+        model.picked(body_length);
+        let pick = Pick { booking, endpoint, received: query.received, first_token: None, model };
+        Ok((pick, destination))
+    }
+
+    /// Notes the first token of an answer.
+    pub fn first_token(&self, pick: &mut Pick, now: u64) {
+        pick.first_token = Some(now.saturating_sub(pick.received));
+        if let Some(id) = pick.booking
+            && let Err(error) = self.pool.scheduler().first_token(id, now)
+        {
+            tracing::debug!(%error, "first token not booked");
+        }
+    }
+
+    /// Notes the end of an answer, of which so many bytes were seen.
+    pub fn complete(&self, pick: &Pick, mut outcome: Outcome, response_bytes: u64, now: u64) {
+        outcome.served_by = outcome.served_by.filter(|served_by| **served_by != *pick.endpoint);
+        let duration = now.saturating_sub(pick.received);
+        pick.model.completed(Served { duration, first_token: pick.first_token, response_bytes }, &outcome);
+        if let Some(id) = pick.booking
+            && let Err(error) = self.pool.scheduler().complete(id, outcome, now)
+        {
+            tracing::debug!(%error, "completion not booked");
+        }
+    }
+
+    /// Gives up a request whose end will not be seen: its booking stays until it expires.
+    pub fn lost(&self, pick: &Pick) {
+        pick.model.lost();
+    }
+
+    /// Counts a request that was refused.
+    pub fn refused(&self, refusal: &Refusal) {
+        self.metrics.refused(refusal.code);
+        tracing::debug!(status = refusal.status, code = refusal.code, message = refusal.message, "refused");
+    }
+
+    /// What the scheduler is asked; without a readable body only load decides.
+    fn request(&self, query: &Query<'_>) -> Result<Request, Refusal> {
+        let path = query.head.path.split('?').next().unwrap_or_default();
+        let mut request = match query.body {
+            None => Request::default(),
+            Some(body) => match Request::from_body(path, body) {
+                Ok(request) => request,
+                Err(_) if query.truncated => Request::default(),
+                Err(error) => return Err(Refusal::from_error(&error)),
+            },
+        };
+        if let Some(session) = &query.head.session {
+            request.session = Some(session.clone());
+        }
+        Ok(request)
+    }
+
+    /// Fails open: some endpoint is better than none when the scheduler has no answer.
+    fn pick_without_scheduler(
+        &self,
+        request: &Request,
+        error: &Error,
+    ) -> Result<(Option<u64>, Arc<str>, String), Refusal> {
+        let endpoints = self.pool.endpoints();
+        if !self.fail_open || request.subset.is_some() || endpoints.is_empty() {
+            return Err(Refusal::from_error(error));
+        }
+        let turn = self.next_without_scheduler.fetch_add(1, Ordering::Relaxed) % endpoints.len();
+        let Some(endpoint) = endpoints.get(turn) else { return Err(Refusal::from_error(error)) };
+        self.metrics.failed_open();
+        tracing::warn!(%error, endpoint = %endpoint.name, "picked without the scheduler");
+        Ok((None, Arc::clone(&endpoint.name), endpoint.name.to_string()))
+    }
+}
+
+/// The chosen endpoint, then the fallbacks that the configuration asks for.
+fn destination(decision: &Decision) -> String {
+    let mut destination = decision.endpoint.to_string();
+    for fallback in &decision.fallbacks {
+        destination.push(',');
+        destination.push_str(fallback);
+    }
+    destination
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_tells_the_client_its_kind_and_its_reason() {
+        let refusal = Refusal::from_error(&Error::NoEndpoints);
+        assert_eq!((refusal.status, refusal.reason), (503, Some(NO_ENDPOINTS)));
+        assert_eq!(
+            refusal.body(),
+            "inference error: ServiceUnavailable - no endpoints: add at least one before picking"
+        );
+        assert_eq!(Refusal::from_error(&Error::InvalidRequest("x".to_owned())).status, 400);
+        assert_eq!(Refusal::payload_too_large(10).status, 413);
+        assert_eq!(
+            Refusal::request_timeout(1_500_000_000).body(),
+            "inference error: RequestTimeout - request body did not end within seconds: `1.5`"
+        );
+        assert_eq!(Refusal::saturated(3).reason, Some(SATURATED));
+    }
+}

@@ -1,0 +1,535 @@
+//! One request's state machine: what the gateway is told, and when.
+//!
+//! Messages go in, answers come out; time is an argument and nothing here waits. The order is the protocol's:
+//! headers, body, trailers of the request, then the same of the response.
+//!
+//! | request body mode | the pick is made | and sent in |
+//! |---|---|---|
+//! | full duplex | at the end of the body, by its last chunk or by trailers | the headers answer, then the body is echoed |
+//! | buffered, buffered partial | at the body message | the body answer |
+//! | streamed, none, and any request without a body | at the headers | the headers answer |
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use p3sched::Outcome;
+use p3sched::usage::UsageScanner;
+
+use super::headers::{RequestHead, ResponseHead};
+use super::router::{Pick, Query, Refusal, Router};
+
+/// Largest piece of a body in one answer, in bytes: Envoy refuses 64 KiB and more.
+pub const MAX_CHUNK: usize = 62_000;
+
+/// How the gateway sends a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyMode {
+    /// Not at all.
+    None,
+    /// Chunk by chunk, each answered before the next.
+    Streamed,
+    /// In one message.
+    Buffered,
+    /// In one message, which may hold only the body's beginning.
+    BufferedPartial,
+    /// Chunk by chunk; what goes on is only what is sent back.
+    FullDuplex,
+}
+
+impl BodyMode {
+    /// The mode with this number in `BodySendMode`; those added later than full duplex are variants of it.
+    pub fn from_number(number: i32) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Streamed,
+            2 => Self::Buffered,
+            3 => Self::BufferedPartial,
+            _ => Self::FullDuplex,
+        }
+    }
+}
+
+/// How the gateway sends both bodies, from `protocol_config` of the first message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyModes {
+    /// The request's body.
+    pub request: BodyMode,
+    /// The response's body.
+    pub response: BodyMode,
+}
+
+impl Default for BodyModes {
+    /// Full duplex, which the endpoint-picker protocol demands of gateways that do not say.
+    fn default() -> Self {
+        Self { request: BodyMode::FullDuplex, response: BodyMode::FullDuplex }
+    }
+}
+
+/// What may come with any message, beside its own content.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// The configured body modes; the first message carries them.
+    pub modes: Option<BodyModes>,
+    /// The endpoints to choose from; present but empty means none.
+    pub subset: Option<Vec<String>>,
+    /// The endpoint that really served.
+    pub served_by: Option<String>,
+}
+
+/// One message of the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Headers of the request; with `end_of_stream` there is no body.
+    RequestHeaders {
+        /// What was read from them.
+        head: RequestHead,
+        /// Whether nothing follows.
+        end_of_stream: bool,
+    },
+    /// A piece of the request's body.
+    RequestBody {
+        /// The bytes.
+        body: Bytes,
+        /// Whether it is the last piece and no trailers follow.
+        end_of_stream: bool,
+    },
+    /// Trailers, which end the request.
+    RequestTrailers,
+    /// Headers of the response; with `end_of_stream` there is no body.
+    ResponseHeaders {
+        /// What was read from them.
+        head: ResponseHead,
+        /// Whether nothing follows.
+        end_of_stream: bool,
+    },
+    /// A piece of the response's body.
+    ResponseBody {
+        /// The bytes.
+        body: Bytes,
+        /// Whether it is the last piece and no trailers follow.
+        end_of_stream: bool,
+    },
+    /// Trailers, which end the response.
+    ResponseTrailers,
+}
+
+/// One answer to the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To the request's headers.
+    RequestHeaders {
+        /// Value of the destination header and metadata, once the pick is made.
+        destination: Option<String>,
+        /// Whether the client's own destination header has to go.
+        remove_forged: bool,
+    },
+    /// To a piece of the request's body that goes on unchanged.
+    RequestBody {
+        /// Value of the destination header and metadata, when the pick is sent here.
+        destination: Option<String>,
+    },
+    /// A piece of the request's body to send on (full duplex).
+    RequestChunk {
+        /// The bytes, [`MAX_CHUNK`] at most.
+        body: Bytes,
+        /// Whether it is the last piece and no trailers follow.
+        end_of_stream: bool,
+    },
+    /// To the request's trailers.
+    RequestTrailers {
+        /// Value of the destination metadata, when the pick could be sent nowhere else.
+        destination: Option<String>,
+    },
+    /// To the response's headers.
+    ResponseHeaders,
+    /// To a piece of the response's body that goes on unchanged.
+    ResponseBody,
+    /// A piece of the response's body to send on (full duplex).
+    ResponseChunk {
+        /// The bytes, [`MAX_CHUNK`] at most.
+        body: Bytes,
+        /// Whether it is the last piece and no trailers follow.
+        end_of_stream: bool,
+    },
+    /// To the response's trailers.
+    ResponseTrailers,
+    /// Instead of everything else: the gateway answers the client with this.
+    Immediate(Refusal),
+}
+
+/// What a request may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest request body that is gathered, in bytes.
+    pub max_body_bytes: usize,
+    /// Time from the headers to the pick, in nanoseconds.
+    pub pick_deadline: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing has come yet.
+    Start,
+    /// Headers have come; the pick waits for the body.
+    Gathering,
+    /// The pick is sent, or the gateway answers without one.
+    Settled,
+    /// An immediate answer was given: nothing follows.
+    Refused,
+}
+
+/// The response, as far as it was seen.
+#[derive(Default)]
+struct Response {
+    status: u16,
+    event_stream: bool,
+    bytes: u64,
+    scanner: Option<UsageScanner>,
+    served_by: Option<String>,
+}
+
+/// One request, from its headers to the end of its response.
+pub struct RequestStream {
+    limits: Limits,
+    modes: BodyModes,
+    phase: Phase,
+    head: RequestHead,
+    subset: Option<Vec<String>>,
+    started: u64,
+    body: Vec<Bytes>,
+    body_length: usize,
+    pick: Option<Pick>,
+    response: Response,
+}
+
+impl RequestStream {
+    /// A stream on which nothing has happened.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            modes: BodyModes::default(),
+            phase: Phase::Start,
+            head: RequestHead::default(),
+            subset: None,
+            started: 0,
+            body: Vec::new(),
+            body_length: 0,
+            pick: None,
+            response: Response::default(),
+        }
+    }
+
+    /// Takes one message and appends what has to be answered now, in order.
+    pub fn on_message(
+        &mut self,
+        message: Message,
+        hints: Hints,
+        router: &Router,
+        now: u64,
+        answers: &mut VecDeque<Answer>,
+    ) {
+        if self.phase == Phase::Refused {
+            return;
+        }
+        self.take_hints(hints);
+        match message {
+            Message::RequestHeaders { head, end_of_stream } => {
+                self.request_headers(head, end_of_stream, router, now, answers);
+            }
+            Message::RequestBody { body, end_of_stream } => {
+                self.request_body(body, end_of_stream, router, now, answers);
+            }
+            Message::RequestTrailers => self.request_trailers(router, now, answers),
+            Message::ResponseHeaders { head, end_of_stream } => {
+                self.response_headers(&head, end_of_stream, router, now);
+                answers.push_back(Answer::ResponseHeaders);
+            }
+            Message::ResponseBody { body, end_of_stream } => {
+                self.response_body(&body, end_of_stream, router, now);
+                if self.modes.response == BodyMode::FullDuplex {
+                    echo(body, end_of_stream, answers, |body, end_of_stream| Answer::ResponseChunk {
+                        body,
+                        end_of_stream,
+                    });
+                } else {
+                    answers.push_back(Answer::ResponseBody);
+                }
+            }
+            Message::ResponseTrailers => {
+                self.complete(true, router, now);
+                answers.push_back(Answer::ResponseTrailers);
+            }
+        }
+    }
+
+    /// When [`on_deadline`](Self::on_deadline) has to be called, in nanoseconds, while a pick is due.
+    pub fn deadline(&self) -> Option<u64> {
+        (self.phase == Phase::Gathering).then(|| self.started.saturating_add(self.limits.pick_deadline))
+    }
+
+    /// Refuses a request whose body did not end in time.
+    pub fn on_deadline(&mut self, router: &Router, now: u64, answers: &mut VecDeque<Answer>) {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.refuse(Refusal::request_timeout(self.limits.pick_deadline), router, answers);
+        }
+    }
+
+    /// Refuses a request whose message was larger than the transport accepts.
+    ///
+    /// Returns false when the request is past that point, so that there is nothing to refuse.
+    pub fn on_oversized_message(
+        &mut self,
+        limit: usize,
+        router: &Router,
+        answers: &mut VecDeque<Answer>,
+    ) -> bool {
+        let refusable = matches!(self.phase, Phase::Start | Phase::Gathering);
+        if refusable {
+            self.refuse(Refusal::payload_too_large(limit), router, answers);
+        }
+        refusable
+    }
+
+    /// Refuses the request before anything of it was read.
+    pub fn refuse_at_start(&mut self, refusal: Refusal, router: &Router, answers: &mut VecDeque<Answer>) {
+        if self.phase == Phase::Start {
+            self.refuse(refusal, router, answers);
+        }
+    }
+
+    /// Settles the booking when the gateway's stream is gone, by its end or by a reset.
+    ///
+    /// A gateway that does not send the response's body closes its side while the engine is still at work. Such a
+    /// booking stays until it expires.
+    pub fn on_close(&mut self, router: &Router, now: u64) {
+        if self.modes.response != BodyMode::None {
+            self.complete(false, router, now);
+        } else if let Some(pick) = self.pick.take() {
+            router.lost(&pick);
+        }
+    }
+
+    /// Whether an immediate answer ended the exchange.
+    pub fn is_refused(&self) -> bool {
+        self.phase == Phase::Refused
+    }
+
+    /// Whether the gateway still waits for the answer that lets the request go on.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self.phase, Phase::Start | Phase::Gathering)
+    }
+
+    fn take_hints(&mut self, hints: Hints) {
+        if let Some(modes) = hints.modes {
+            self.modes = modes;
+        }
+        if hints.subset.is_some() {
+            self.subset = hints.subset;
+        }
+        if hints.served_by.is_some() {
+            self.response.served_by = hints.served_by;
+        }
+    }
+
+    fn request_headers(
+        &mut self,
+        head: RequestHead,
+        end_of_stream: bool,
+        router: &Router,
+        now: u64,
+        answers: &mut VecDeque<Answer>,
+    ) {
+        self.started = now;
+        self.head = head;
+        let body_will_come =
+            !end_of_stream && !matches!(self.modes.request, BodyMode::None | BodyMode::Streamed);
+        if body_will_come {
+            self.phase = Phase::Gathering;
+            if self.modes.request != BodyMode::FullDuplex {
+                let remove_forged = self.head.forged_destination;
+                answers.push_back(Answer::RequestHeaders { destination: None, remove_forged });
+            }
+            return;
+        }
+        if let Some(destination) = self.settle(false, router, now, answers) {
+            answers
+                .push_back(Answer::RequestHeaders { destination: Some(destination), remove_forged: false });
+        }
+    }
+
+    fn request_body(
+        &mut self,
+        body: Bytes,
+        end_of_stream: bool,
+        router: &Router,
+        now: u64,
+        answers: &mut VecDeque<Answer>,
+    ) {
+        if self.phase != Phase::Gathering {
+            answers.push_back(Answer::RequestBody { destination: None });
+            return;
+        }
+        self.body_length += body.len();
+        if self.body_length > self.limits.max_body_bytes {
+            let refusal = Refusal::payload_too_large(self.limits.max_body_bytes);
+            return self.refuse(refusal, router, answers);
+        }
+        if !body.is_empty() {
+            self.body.push(body);
+        }
+        if self.modes.request == BodyMode::FullDuplex {
+            if end_of_stream {
+                self.settle_and_echo(false, router, now, answers);
+            }
+            return;
+        }
+        let truncated = self.modes.request == BodyMode::BufferedPartial && !end_of_stream;
+        if let Some(destination) = self.settle(truncated, router, now, answers) {
+            self.body.clear();
+            answers.push_back(Answer::RequestBody { destination: Some(destination) });
+        }
+    }
+
+    fn request_trailers(&mut self, router: &Router, now: u64, answers: &mut VecDeque<Answer>) {
+        let mut destination = None;
+        if self.phase == Phase::Gathering {
+            if self.modes.request == BodyMode::FullDuplex {
+                self.settle_and_echo(true, router, now, answers);
+            } else {
+                destination = self.settle(false, router, now, answers);
+            }
+        }
+        if self.phase == Phase::Settled {
+            answers.push_back(Answer::RequestTrailers { destination });
+        }
+    }
+
+    fn settle_and_echo(
+        &mut self,
+        trailers_follow: bool,
+        router: &Router,
+        now: u64,
+        answers: &mut VecDeque<Answer>,
+    ) {
+        let Some(destination) = self.settle(false, router, now, answers) else { return };
+        answers.push_back(Answer::RequestHeaders { destination: Some(destination), remove_forged: false });
+        let mut chunks = std::mem::take(&mut self.body);
+        let last = match chunks.pop() {
+            Some(last) => last,
+            None if trailers_follow => return,
+            None => Bytes::new(),
+        };
+        let chunk = |body, end_of_stream| Answer::RequestChunk { body, end_of_stream };
+        for body in chunks {
+            echo(body, false, answers, chunk);
+        }
+        echo(last, !trailers_follow, answers, chunk);
+    }
+
+    /// Picks on what was gathered; the destination, or `None` after a refusal.
+    fn settle(
+        &mut self,
+        truncated: bool,
+        router: &Router,
+        now: u64,
+        answers: &mut VecDeque<Answer>,
+    ) -> Option<String> {
+        let joined: Vec<u8>;
+        let body = match self.body.as_slice() {
+            [] => None,
+            [only] => Some(only.as_ref()),
+            chunks => {
+                joined = chunks.concat();
+                Some(joined.as_slice())
+            }
+        };
+        let query =
+            Query { head: &self.head, body, truncated, subset: self.subset.take(), received: self.started };
+        match router.pick(query, now) {
+            Ok((pick, destination)) => {
+                self.pick = Some(pick);
+                self.phase = Phase::Settled;
+                Some(destination)
+            }
+            Err(refusal) => {
+                self.refuse(refusal, router, answers);
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal, router: &Router, answers: &mut VecDeque<Answer>) {
+        router.refused(&refusal);
+        self.phase = Phase::Refused;
+        self.body = Vec::new();
+        answers.push_back(Answer::Immediate(refusal));
+    }
+
+    fn response_headers(&mut self, head: &ResponseHead, end_of_stream: bool, router: &Router, now: u64) {
+        if self.is_unanswered() {
+            // The gateway answers by itself, after a limit of its own for example: no pick is due any more.
+            self.phase = Phase::Settled;
+            self.body = Vec::new();
+        }
+        self.response.status = head.status;
+        self.response.event_stream = head.event_stream;
+        if self.response_succeeds() && !head.encoded {
+            self.response.scanner = Some(UsageScanner::new());
+        }
+        // A plain answer's headers come when it is complete. A stream's come before its first token and say nothing.
+        let complete_unseen = self.modes.response == BodyMode::None && !head.event_stream;
+        if end_of_stream || complete_unseen {
+            self.complete(true, router, now);
+        }
+    }
+
+    fn response_body(&mut self, body: &[u8], end_of_stream: bool, router: &Router, now: u64) {
+        // Only a streamed answer shows its first token; a plain one shows all of them at once.
+        if !body.is_empty()
+            && self.response.bytes == 0
+            && self.response.event_stream
+            && self.response_succeeds()
+            && let Some(pick) = &mut self.pick
+        {
+            router.first_token(pick, now);
+        }
+        self.response.bytes += body.len() as u64;
+        if let Some(scanner) = &mut self.response.scanner {
+            scanner.push(body);
+        }
+        if end_of_stream {
+            self.complete(true, router, now);
+        }
+    }
+
+    fn response_succeeds(&self) -> bool {
+        (200..400).contains(&self.response.status)
+    }
+
+    fn complete(&mut self, whole: bool, router: &Router, now: u64) {
+        let Some(pick) = self.pick.take() else { return };
+        let usage = self.response.scanner.take().map(|scanner| scanner.finish()).unwrap_or_default();
+        let outcome = Outcome {
+            success: whole && self.response_succeeds(),
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            cached_tokens: usage.cached_tokens,
+            served_by: self.response.served_by.take(),
+        };
+        router.complete(&pick, outcome, self.response.bytes, now);
+    }
+}
+
+/// Sends a body back in pieces of [`MAX_CHUNK`] at most; only the last one carries the end.
+fn echo(
+    mut body: Bytes,
+    end_of_stream: bool,
+    answers: &mut VecDeque<Answer>,
+    chunk: impl Fn(Bytes, bool) -> Answer,
+) {
+    while body.len() > MAX_CHUNK {
+        let piece = body.split_to(MAX_CHUNK);
+        answers.push_back(chunk(piece, false));
+    }
+    answers.push_back(chunk(body, end_of_stream));
+}

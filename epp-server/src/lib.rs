@@ -1,0 +1,15 @@
+//! gRPC endpoint picker for Envoy, Istio and KServe: everything of p3sched with a socket, a clock or a task.
+//!
+//! A gateway asks [`ext_proc`] about each request; the scheduler of the core picks among the endpoints that
+//! [`discovery`] found, with the load that [`scrape`] reads from them. [`health`] and [`admin`] say how it goes.
+
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod discovery;
+pub mod ext_proc;
+pub mod flags;
+pub mod health;
+pub mod scrape;
+pub mod server;
+pub mod tls;

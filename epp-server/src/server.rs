@@ -1,0 +1,212 @@
+//! The running server: four listeners and pollers over one scheduler, from start to drained.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use p3sched::Scheduler;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tonic::transport::server::{Router as GrpcRouter, TcpIncoming};
+use tonic::transport::{Server as GrpcServer, ServerTlsConfig};
+
+use crate::admin;
+use crate::admin::metrics::Metrics;
+use crate::config::{EndpointSource, Settings};
+use crate::discovery::{self, Pool};
+use crate::ext_proc::router::Router;
+use crate::ext_proc::service::Service;
+use crate::health;
+use crate::scrape::Scraper;
+use crate::tls;
+
+/// What one stream may have in flight; chunks of a body are 64 KiB at most.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// What one connection may have in flight; a gateway sends all its requests over few of them.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+/// Clients that go away reset their streams; the protocol library takes more than 20 at once for an attack.
+const MAX_PENDING_RESETS: usize = 16_384;
+
+/// Nothing in flight for so long means that the gateways have gone to other replicas.
+const QUIET: Duration = Duration::from_secs(5);
+const DRAIN_CHECK: Duration = Duration::from_millis(50);
+
+/// A server whose ports are open and which serves once it runs.
+pub struct Server {
+    grpc: TcpListener,
+    health: TcpListener,
+    metrics_port: TcpListener,
+    tls: Option<ServerTlsConfig>,
+    router: Arc<Router>,
+    scraper: Arc<Scraper>,
+    pool: Arc<Pool>,
+    metrics: Arc<Metrics>,
+    settings: Settings,
+}
+
+impl Server {
+    /// Builds everything and opens the ports.
+    ///
+    /// # Errors
+    ///
+    /// The message says what cannot work and what would be right.
+    pub async fn bind(settings: Settings) -> Result<Self, String> {
+        let scheduler = Scheduler::new(settings.scheduler.clone()).map_err(|error| error.to_string())?;
+        let pool = Arc::new(Pool::new(Arc::new(scheduler)));
+        let endpoints = match &settings.endpoints {
+            EndpointSource::Fixed(endpoints) => endpoints.clone(),
+            EndpointSource::File(path) => discovery::file::read(path)?,
+        };
+        pool.set(endpoints).map_err(|error| error.to_string())?;
+        let metrics = Arc::new(Metrics::new());
+        metrics.watch_pool(Arc::clone(&pool));
+        let tls = match settings.secure_serving {
+            true => {
+                let identity = tls::server_identity(settings.certificates.as_deref())?;
+                Some(ServerTlsConfig::new().identity(identity))
+            }
+            false => None,
+        };
+        let address = settings.bind_address;
+        Ok(Self {
+            grpc: listen(address, settings.grpc_port, "--grpc-port").await?,
+            health: listen(address, settings.health_port, "--grpc-health-port").await?,
+            metrics_port: listen(address, settings.metrics_port, "--metrics-port").await?,
+            tls,
+            router: Arc::new(Router::new(Arc::clone(&pool), Arc::clone(&metrics), settings.fail_open)),
+            scraper: Arc::new(Scraper::new(
+                settings.scrape.clone(),
+                Arc::clone(&pool),
+                Arc::clone(&metrics),
+            )?),
+            pool,
+            metrics,
+            settings,
+        })
+    }
+
+    /// The ports that are open: `ext_proc`, health, metrics.
+    ///
+    /// # Errors
+    ///
+    /// The operating system does not tell.
+    pub fn ports(&self) -> io::Result<[u16; 3]> {
+        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+        Ok([port(&self.grpc)?, port(&self.health)?, port(&self.metrics_port)?])
+    }
+
+    /// The endpoints and their scheduler.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Serves until `stop` is done, then drains.
+    ///
+    /// # Errors
+    ///
+    /// A listener failed.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
+        let (closing, closed) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let grpc = self.grpc_service()?;
+        let (readiness, health) = health::service().await;
+        tasks.spawn(serve_grpc(grpc, self.grpc, closed.clone()));
+        tasks.spawn(serve_grpc(GrpcServer::builder().add_service(health), self.health, closed.clone()));
+        let routes = admin::routes(Arc::clone(&self.metrics));
+        tasks.spawn(async move {
+            axum::serve(self.metrics_port, routes).await.map_err(|error| error.to_string())
+        });
+        if let EndpointSource::File(path) = &self.settings.endpoints {
+            let watch = discovery::file::watch(path.clone(), Arc::clone(&self.pool))?;
+            tasks.spawn(async move {
+                watch.await;
+                Ok(())
+            });
+        }
+        let scraper = self.scraper;
+        tasks.spawn(async move {
+            scraper.run().await;
+            Ok(())
+        });
+        readiness.set(true).await;
+
+        tokio::select! {
+            () = stop => {}
+            ended = tasks.join_next() => return Err(match ended {
+                Some(Ok(Err(error))) => error,
+                _ => "a part of the server ended by itself".to_owned(),
+            }),
+        }
+        tracing::info!(open_streams = self.metrics.open_streams(), "draining");
+        readiness.set(false).await;
+        drain(&self.metrics, self.settings.drain_timeout).await;
+        closing.send_replace(true);
+        tracing::info!(cut_streams = self.metrics.open_streams(), "stopped");
+        Ok(())
+    }
+
+    fn grpc_service(&self) -> Result<GrpcRouter, String> {
+        let mut builder = GrpcServer::builder()
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(u32::MAX)
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+            .http2_max_local_error_reset_streams(None)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)));
+        if let Some(tls) = &self.tls {
+            builder =
+                builder.tls_config(tls.clone()).map_err(|error| format!("invalid certificate: {error}"))?;
+        }
+        Ok(builder.add_service(Service::server(Arc::clone(&self.router), self.settings.limits)))
+    }
+}
+
+async fn serve_grpc(
+    service: GrpcRouter,
+    listener: TcpListener,
+    mut closed: watch::Receiver<bool>,
+) -> Result<(), String> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let stop = async move {
+        // An error means that the server is gone, which is as good a reason to stop.
+        let _stopped = closed.wait_for(|closed| *closed).await;
+    };
+    service.serve_with_incoming_shutdown(incoming, stop).await.map_err(|error| error.to_string())
+}
+
+/// Serves on for `limit` at most; ends early when no stream was open for [`QUIET`].
+async fn drain(metrics: &Metrics, limit: Duration) {
+    let end = Instant::now() + limit;
+    let mut quiet_since = Instant::now();
+    while Instant::now() < end && quiet_since.elapsed() < QUIET {
+        sleep(DRAIN_CHECK).await;
+        if metrics.open_streams() > 0 {
+            quiet_since = Instant::now();
+        }
+    }
+}
+
+async fn listen(address: Option<IpAddr>, port: u16, flag: &str) -> Result<TcpListener, String> {
+    let listener = match address {
+        Some(address) => TcpListener::bind(SocketAddr::from((address, port))).await,
+        None => match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
+            }
+            other => other,
+        },
+    };
+    listener.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; hint: another process listens there, stop it or choose another with"
+            }
+            _ => "; hint: choose another with",
+        };
+        format!("cannot listen on port {port}, {error}{hint} `{flag}`")
+    })
+}

@@ -1,0 +1,12 @@
+//! The server's parts together, over loopback where a socket is needed.
+
+#[cfg(test)]
+mod discovery_file;
+#[cfg(test)]
+mod grpc;
+#[cfg(test)]
+mod scrape;
+#[cfg(test)]
+mod stream;
+#[cfg(test)]
+mod support;
