@@ -114,7 +114,13 @@ fn find(criterion: &mut Criterion) {
 /// Random look-ups in an index far larger than the caches.
 fn find_cold(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("prefix_index/find/cold");
-    for (name, blocks, holders) in [("32 blocks, 1 of 8 holds", 32, 1), ("32 blocks, all 8 hold", 32, 8)] {
+    for (name, blocks, holders, common) in [
+        ("32 blocks, 1 of 8 holds", 32, 1, 32),
+        ("32 blocks, all 8 hold", 32, 8, 32),
+        ("128 blocks, 1 of 8 holds", 128, 1, 128),
+        ("128 blocks, 1 of 8 holds half", 128, 1, 64),
+        ("128 blocks, all 8 hold half", 128, 8, 64),
+    ] {
         let mut index = empty_index(8, usize::MAX);
         let chains = 1 << 20;
         for number in 0..chains {
@@ -128,7 +134,8 @@ fn find_cold(criterion: &mut Criterion) {
             bencher.iter_batched_ref(
                 || {
                     number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
-                    chain((number >> 33) % chains, blocks)
+                    let known = chain((number >> 33) % chains, blocks);
+                    [known.split_at(common).0, &extended(number, blocks - common)].concat()
                 },
                 |path| index.find(black_box(path), &mut matched),
                 criterion::BatchSize::LargeInput,

@@ -1,7 +1,5 @@
 //! A run: one contiguous array of chained hashes and who holds how much of it.
 
-use std::hint;
-
 use super::holders::Holders;
 use super::storage;
 use super::table::RootHolders;
@@ -64,13 +62,14 @@ impl Run {
         if mine.last() == theirs.last() {
             return comparable as u32;
         }
-        // The answer is in `equal..equal + unknown`. Both outcomes are equally likely, so no branch is worth predicting.
-        let (mut equal, mut unknown) = (0, comparable);
-        while unknown > 1 {
-            let half = unknown / 2;
-            let same = mine.get(equal + half - 1) == theirs.get(equal + half - 1);
-            equal = hint::select_unpredictable(same, equal + half, equal);
-            unknown -= half;
+        let (mut equal, mut differs) = (0, comparable.saturating_sub(1));
+        while equal < differs {
+            let middle = equal + (differs - equal) / 2;
+            if mine.get(middle) == theirs.get(middle) {
+                equal = middle + 1;
+            } else {
+                differs = middle;
+            }
         }
         equal as u32
     }
