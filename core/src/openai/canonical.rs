@@ -127,8 +127,7 @@ pub(super) fn prompt(scanner: &mut Scanner<'_>, out: &mut Vec<u8>, tokens: &mut 
         Some(b'[') => {}
         _ => return scanner.compact(out),
     }
-    let start = out.len();
-    let mut is_first = true;
+    let (mut is_first, mut has_text) = (true, false);
     let mut items = scanner.open()?;
     while scanner.next_element(&mut items)? {
         match scanner.peek() {
@@ -140,13 +139,14 @@ pub(super) fn prompt(scanner: &mut Scanner<'_>, out: &mut Vec<u8>, tokens: &mut 
                 token_list(scanner, tokens)?;
             }
             next => {
+                has_text = true;
                 if !is_first {
                     out.push(NEXT);
                 }
                 if next == Some(b'"') { scanner.string(out)? } else { scanner.compact(out)? }
             }
         }
-        if out.len() > start && !tokens.is_empty() {
+        if has_text && !tokens.is_empty() {
             return Err(scanner.fault("expected a prompt of either text or token ids"));
         }
         is_first = false;
@@ -263,7 +263,7 @@ fn part(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
             b"text" if !has_content => {
                 out.truncate(base);
                 has_text = true;
-                text_or_compact(scanner, out)?;
+                if scanner.peek() == Some(b'n') { scanner.skip()? } else { text_or_compact(scanner, out)? }
             }
             b"type" => kind = read_kind(scanner)?,
             _ => scanner.skip()?,

@@ -42,7 +42,8 @@ fn excerpt(text: &[u8]) -> String {
     while str::from_utf8(token).is_err_and(|error| error.error_len().is_none()) {
         token = token.get(..token.len() - 1).unwrap_or_default();
     }
-    String::from_utf8_lossy(token).into_owned()
+    // A line break in a message would break the line of a log.
+    String::from_utf8_lossy(token).replace(char::is_control, " ")
 }
 
 /// Result of one step of a scan.

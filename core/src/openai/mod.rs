@@ -161,6 +161,8 @@ enum Part {
     Embeddings,
 }
 
+const PARTS: usize = Part::Embeddings as usize + 1;
+
 impl Api {
     fn of(path: &str) -> Option<Self> {
         let path = path.split('?').next().unwrap_or(path);
@@ -212,9 +214,10 @@ struct Fields {
     cache_salt: Option<String>,
     prompt_cache_key: Option<String>,
     user: Option<String>,
-    has_prompt: bool,
+    /// Whether the body holds this part of the prompt, be it empty.
+    has_part: [bool; PARTS],
     canonical: Vec<u8>,
-    pieces: Pieces<6>,
+    pieces: Pieces<PARTS>,
     tokens: Vec<u32>,
 }
 
@@ -228,7 +231,7 @@ impl Fields {
             cache_salt: None,
             prompt_cache_key: None,
             user: None,
-            has_prompt: false,
+            has_part: [false; PARTS],
             pieces: Pieces::new(&canonical),
             canonical,
             tokens: Vec::new(),
@@ -261,8 +264,8 @@ impl Fields {
 
     fn read_part(&mut self, part: Part, scanner: &mut Scanner<'_>) -> Scan<()> {
         let next = scanner.peek();
-        if part != Part::Tools && part != Part::System {
-            self.has_prompt = next != Some(b'n');
+        if let Some(has_part) = self.has_part.get_mut(part as usize) {
+            *has_part = next != Some(b'n');
         }
         if part == Part::Prompt {
             self.tokens.clear();
@@ -284,7 +287,7 @@ impl Fields {
             return Err(Error::InvalidRequest("body names no `model`".to_owned()));
         }
         if let Some((key, path)) = api.needed_key()
-            && !self.has_prompt
+            && !self.has_part.iter().skip(Part::Conversation as usize).any(|has_part| *has_part)
         {
             return Err(Error::InvalidRequest(format!("body holds no `{key}`, which {path} needs")));
         }
