@@ -77,3 +77,8 @@ pub use stats::Stats;
 
 /// Version of this crate, the same for every package of the workspace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The code in the README is compiled and run with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

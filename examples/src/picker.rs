@@ -10,7 +10,7 @@ use tokio::process::Command;
 /// How to run the picker.
 #[derive(Debug, Clone)]
 pub struct PickerOptions {
-    /// The replicas to pick from.
+    /// The replicas to pick from; empty when the arguments name them in another way.
     pub endpoints: Vec<SocketAddr>,
     /// Period of reading the replicas' metrics.
     pub refresh_metrics_interval: Duration,
@@ -48,8 +48,10 @@ impl Picker {
         };
         let endpoints: Vec<_> = options.endpoints.iter().map(ToString::to_string).collect();
         let mut command = Command::new(binary);
+        if !endpoints.is_empty() {
+            command.args(["--endpoints", &endpoints.join(",")]);
+        }
         command
-            .args(["--endpoints", &endpoints.join(",")])
             .args(["--grpc-port", &grpc_port.to_string()])
             .args(["--grpc-health-port", &health_port.to_string()])
             .args(["--metrics-port", &metrics_port.to_string()])

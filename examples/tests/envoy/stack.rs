@@ -1,0 +1,149 @@
+//! What every test here starts: engines, picker and Envoy.
+
+use p3sched_examples::engine_simulator::{EngineSimulator, EngineSimulatorOptions, TimingModel};
+use p3sched_examples::envoy::{Envoy, EnvoyConfig, EnvoyOptions, PickSource};
+use p3sched_examples::picker::{Picker, PickerOptions};
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The combinations of configuration and pick source that gateways use.
+pub(crate) const WAYS: [(EnvoyConfig, PickSource); 6] = [
+    (EnvoyConfig::FullDuplexOverrideHost, PickSource::Metadata),
+    (EnvoyConfig::FullDuplexOverrideHost, PickSource::Header),
+    (EnvoyConfig::BufferedOverrideHost, PickSource::Metadata),
+    (EnvoyConfig::BufferedOverrideHost, PickSource::Header),
+    (EnvoyConfig::BufferedOriginalDst, PickSource::Header),
+    (EnvoyConfig::IstioPerRoute, PickSource::Metadata),
+];
+
+/// Long enough for anything that is going to happen at all.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Engines, picker and Envoy of one test; dropping it ends them.
+pub(crate) struct Stack {
+    pub(crate) engines: Vec<Option<EngineSimulator>>,
+    pub(crate) picker: Picker,
+    pub(crate) envoy: Envoy,
+    pub(crate) http: reqwest::Client,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The engine that answered; empty if none did.
+    pub(crate) fn engine(&self) -> &str {
+        self.header("x-engine-id")
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// Three engines that are fast enough not to wait for.
+pub(crate) fn engines() -> Vec<EngineSimulator> {
+    let start = |number| {
+        EngineSimulator::start(EngineSimulatorOptions {
+            engine_id: format!("engine-{number}"),
+            timing: TimingModel { speed: 50.0, ..TimingModel::default() },
+            ..EngineSimulatorOptions::default()
+        })
+    };
+    (1..=3).map(|number| start(number).unwrap()).collect()
+}
+
+/// Where a test keeps its logs.
+pub(crate) fn folder(test: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(test);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+pub(crate) fn addresses(engines: &[EngineSimulator]) -> Vec<SocketAddr> {
+    engines.iter().map(EngineSimulator::addr).collect()
+}
+
+impl Stack {
+    pub(crate) async fn start(test: &str, config: EnvoyConfig, source: PickSource) -> Self {
+        Self::start_with(test, config, |envoy, _| envoy.pick_source = source).await
+    }
+
+    /// Starts with changed options of Envoy and the picker.
+    pub(crate) async fn start_with(
+        test: &str,
+        config: EnvoyConfig,
+        change: impl FnOnce(&mut EnvoyOptions, &mut PickerOptions),
+    ) -> Self {
+        let folder = folder(test);
+        let engines = engines();
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut envoy_options = EnvoyOptions::new(config, addresses(&engines), unknown);
+        let mut picker_options = PickerOptions::new(addresses(&engines));
+        change(&mut envoy_options, &mut picker_options);
+        let picker = Picker::start(&picker_options, &folder).await.unwrap();
+        envoy_options.picker = picker.grpc_addr();
+        let envoy = Envoy::start(&envoy_options, &folder).await.unwrap();
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        Self { engines: engines.into_iter().map(Some).collect(), picker, envoy, http }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        read(self.http.get(format!("{}{path}", self.envoy.url()))).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Answer {
+        read(self.request(path).body(body)).await
+    }
+
+    pub(crate) fn request(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.post(format!("{}{path}", self.envoy.url())).header("content-type", "application/json")
+    }
+
+    pub(crate) async fn chat(&self, prompt: &str) -> Answer {
+        self.post("/v1/chat/completions", chat_body(prompt, false).to_string()).await
+    }
+
+    /// Requests that reached any engine.
+    pub(crate) fn requests_received(&self) -> u64 {
+        self.engines.iter().flatten().map(EngineSimulator::requests_received).sum()
+    }
+
+    /// The sum over all series of one of the picker's metrics; `None` if there is no such metric.
+    pub(crate) async fn picker_metric(&self, name: &str) -> Option<f64> {
+        let page = read(self.http.get(format!("{}/metrics", self.picker.metrics_url()))).await.body;
+        let series = page.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            (series.split('{').next() == Some(name)).then(|| value.parse::<f64>().unwrap())
+        });
+        series.reduce(|sum, value| sum + value)
+    }
+}
+
+pub(crate) async fn read(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Answer { status, headers, body: response.text().await.unwrap() }
+}
+
+pub(crate) fn chat_body(prompt: &str, stream: bool) -> Value {
+    json!({
+        "model": "simulated",
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 4,
+        "stream": stream,
+    })
+}
+
+/// A text of about `tokens` tokens that shares nothing with the text of another key.
+pub(crate) fn text(key: &str, tokens: usize) -> String {
+    format!("{key} says: ").chars().cycle().take(tokens * 4).collect()
+}
