@@ -1,5 +1,7 @@
 //! Body scan beside `serde_json` into borrowed structs: `cargo bench --bench body_scan`.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark of what fails is void")]
+
 use std::borrow::Cow;
 use std::hint::black_box;
 

@@ -1,5 +1,7 @@
 //! A metrics page of vLLM into numbers: `cargo bench --bench metrics_page`.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark of what fails is void")]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -1,4 +1,4 @@
-//! Scan of a metrics page in Prometheus text exposition 0.0.4 or OpenMetrics 1.0.
+//! Scan of a metrics page in Prometheus text exposition 0.0.4 or `OpenMetrics` 1.0.
 //!
 //! A page of an engine has some 600 lines, of which a dozen matter. So this jumps from line to line and reads only those that
 //! start with the name of a wanted family; the rest is neither read nor checked. Which engine wrote the page shows in the names.

@@ -37,7 +37,7 @@ pub struct EndpointMetrics {
 }
 
 impl EndpointMetrics {
-    /// The load that an engine's metrics page reports, in Prometheus text exposition 0.0.4 or OpenMetrics 1.0.
+    /// The load that an engine's metrics page reports, in Prometheus text exposition 0.0.4 or `OpenMetrics` 1.0.
     ///
     /// Use this on the body of `GET /metrics`. Which engine wrote the page shows in its names: vLLM (old names too), SGLang,
     /// TensorRT-LLM, Triton with TensorRT-LLM, llama.cpp. What a page does not hold, or holds as NaN or infinity, is `None`.

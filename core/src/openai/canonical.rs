@@ -62,7 +62,7 @@ impl<const KINDS: usize> Pieces<KINDS> {
     }
 
     /// Brings the pieces into the order of their kinds. They mostly are in it already.
-    pub(super) fn arrange(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn arrange(&mut self, out: &mut [u8]) {
         let mut sorted_to = self.base;
         for kind in 0..KINDS {
             let Some(range) = self.get(kind).cloned() else { continue };
@@ -138,12 +138,12 @@ pub(super) fn prompt(scanner: &mut Scanner<'_>, out: &mut Vec<u8>, tokens: &mut 
                 }
                 token_list(scanner, tokens)?;
             }
-            next => {
+            _ => {
                 has_text = true;
                 if !is_first {
                     out.push(NEXT);
                 }
-                if next == Some(b'"') { scanner.string(out)? } else { scanner.compact(out)? }
+                text_or_compact(scanner, out)?;
             }
         }
         if has_text && !tokens.is_empty() {
@@ -194,10 +194,8 @@ fn message(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
             })?,
             b"content" => fields.write(CONTENT, scanner, out, content_field)?,
             b"output" => fields.write(OUTPUT, scanner, out, content_field)?,
-            b"tool_calls" => fields.write(TOOL_CALLS, scanner, out, |s, out| compact_list(FIELD, s, out))?,
-            b"function_call" => {
-                fields.write(FUNCTION_CALL, scanner, out, |s, out| compact_list(FIELD, s, out))?
-            }
+            b"tool_calls" => fields.write(TOOL_CALLS, scanner, out, calls_field)?,
+            b"function_call" => fields.write(FUNCTION_CALL, scanner, out, calls_field)?,
             b"type" => kind = read_kind(scanner)?,
             _ => scanner.skip()?,
         }
@@ -221,11 +219,13 @@ fn content_field(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
     content(scanner, out)
 }
 
+fn calls_field(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
+    compact_list(FIELD, scanner, out)
+}
+
 /// Writes a content: a text, or parts. A text and a single part with that text are the same.
 fn content(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
     match scanner.peek() {
-        Some(b'"') => scanner.string(out),
-        Some(b'{') => part(scanner, out),
         Some(b'n') => scanner.skip(),
         Some(b'[') => {
             let mut items = scanner.open()?;
@@ -235,20 +235,19 @@ fn content(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
                     out.push(NEXT);
                 }
                 is_first = false;
-                if scanner.peek() == Some(b'{') {
-                    part(scanner, out)?
-                } else {
-                    text_or_compact(scanner, out)?
-                }
+                part(scanner, out)?;
             }
             Ok(())
         }
-        _ => scanner.compact(out),
+        _ => part(scanner, out),
     }
 }
 
-/// Writes a part: its `content` (results of tools), else its `text`, else what [`other`] makes of it.
+/// Writes a part: a text, or of an object its `content` (results of tools), else its `text`, else what [`other`] makes of it.
 fn part(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
+    if scanner.peek() != Some(b'{') {
+        return text_or_compact(scanner, out);
+    }
     let (from, base) = (scanner.position(), out.len());
     let (mut has_text, mut has_content) = (false, false);
     let mut kind = None;
@@ -263,7 +262,11 @@ fn part(scanner: &mut Scanner<'_>, out: &mut Vec<u8>) -> Scan<()> {
             b"text" if !has_content => {
                 out.truncate(base);
                 has_text = true;
-                if scanner.peek() == Some(b'n') { scanner.skip()? } else { text_or_compact(scanner, out)? }
+                if scanner.peek() == Some(b'n') {
+                    scanner.skip()?;
+                } else {
+                    text_or_compact(scanner, out)?;
+                }
             }
             b"type" => kind = read_kind(scanner)?,
             _ => scanner.skip()?,
