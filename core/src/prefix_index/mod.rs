@@ -66,7 +66,7 @@ pub struct PrefixIndex {
     roots: RootTable,
     runs: Vec<Run>,
     recency: Recency,
-    /// The path of the insert in progress, head first. Kept for its memory.
+    /// The path of the insert in progress, head first; kept for its memory.
     path: Vec<PathStep>,
     /// What the runs and their holders occupy outside `runs`.
     run_bytes: usize,
@@ -97,11 +97,14 @@ struct PathStep {
     common: u32,
 }
 
+/// Steps of the path for which memory is kept between inserts.
+const KEPT_PATH: usize = 32;
+
 impl PrefixIndex {
     /// Creates an empty index that occupies at most `max_bytes`.
     ///
     /// Beyond that bound the endpoint with the most blocks loses its least recent ones.
-    /// A fixed remainder under 1 KiB, and up to 48 bytes per endpoint slot, cannot be given back.
+    /// A fixed remainder of about 1 KiB, and up to 48 bytes per endpoint slot, cannot be given back.
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
         Self {
@@ -166,7 +169,7 @@ impl PrefixIndex {
         while let Some(step) = self.path.pop() {
             self.use_run(endpoint, step);
         }
-        storage::release(&mut self.path);
+        self.path.shrink_to(KEPT_PATH);
         self.evict_to_capacity(endpoint);
         self.evict_to_bound();
     }
