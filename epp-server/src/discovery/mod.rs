@@ -6,6 +6,7 @@
 pub mod file;
 pub mod fixed;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,12 +42,14 @@ impl Pool {
         self.endpoints.subscribe()
     }
 
-    /// Replaces the endpoints; those that stay keep what is known of them.
+    /// Replaces the endpoints; those that stay keep what is known of them, and one that is named twice counts once.
     ///
     /// # Errors
     ///
     /// What [`Scheduler::set_endpoints`] refuses; the old endpoints then stay in force.
-    pub fn set(&self, endpoints: Vec<Endpoint>) -> Result<(), Error> {
+    pub fn set(&self, mut endpoints: Vec<Endpoint>) -> Result<(), Error> {
+        let mut seen = HashSet::new();
+        endpoints.retain(|endpoint| seen.insert(Arc::clone(&endpoint.name)));
         self.scheduler.set_endpoints(endpoints.clone())?;
         let names: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.name).collect();
         tracing::info!(count = names.len(), endpoints = names.join(","), "endpoints in force");
@@ -82,5 +85,30 @@ impl<'de> Visitor<'de> for EntryVisitor {
         let endpoint = Endpoint::deserialize(de::value::MapAccessDeserializer::new(map))?;
         fixed::parse_endpoint(&endpoint.name).map_err(de::Error::custom)?;
         Ok(endpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p3sched::SchedulerConfig;
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_is_named_twice_counts_once() {
+        let pool = Pool::new(Arc::new(Scheduler::new(SchedulerConfig::default()).unwrap()));
+        let changes = pool.watch();
+        pool.set(["10.0.0.1:1", "10.0.0.2:1", "10.0.0.1:1"].map(Endpoint::new).to_vec()).unwrap();
+        let names: Vec<_> = pool.endpoints().iter().map(|endpoint| endpoint.name.to_string()).collect();
+        assert_eq!(names, ["10.0.0.1:1", "10.0.0.2:1"]);
+        assert!(changes.has_changed().unwrap());
+    }
+
+    #[test]
+    fn an_endpoint_without_a_name_is_refused_and_changes_nothing() {
+        let pool = Pool::new(Arc::new(Scheduler::new(SchedulerConfig::default()).unwrap()));
+        pool.set(vec![Endpoint::new("10.0.0.1:1")]).unwrap();
+        assert_eq!(pool.set(vec![Endpoint::new("")]).unwrap_err().code(), "InvalidConfig");
+        assert_eq!(pool.endpoints().len(), 1);
     }
 }

@@ -226,7 +226,36 @@ fn destination(decision: &Decision) -> String {
 
 #[cfg(test)]
 mod tests {
+    use p3sched::{Endpoint, Scheduler, SchedulerConfig};
+
     use super::*;
+
+    fn router(fail_open: bool) -> Router {
+        let pool = Pool::new(Arc::new(Scheduler::new(SchedulerConfig::default()).unwrap()));
+        pool.set(["10.0.0.1:1", "10.0.0.2:1"].map(Endpoint::new).to_vec()).unwrap();
+        Router::new(Arc::new(pool), Arc::new(Metrics::new()), fail_open)
+    }
+
+    #[test]
+    fn without_an_answer_of_the_scheduler_the_endpoints_take_turns() {
+        let error = Error::NoEligibleEndpoint { filter: "reachable-filter", considered: 2 };
+        let router = router(true);
+        let turns: Vec<String> =
+            (0..3).map(|_| router.pick_without_scheduler(&Request::default(), &error).unwrap().2).collect();
+        assert_eq!(turns, ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.1:1"]);
+        assert!(router.metrics().page().unwrap().contains("p3sched_fail_open_total 3"));
+
+        let mut limited = Request::default();
+        limited.subset = Some(vec!["10.9.9.9:1".to_owned()]);
+        assert_eq!(router.pick_without_scheduler(&limited, &error).unwrap_err().status, 503);
+    }
+
+    #[test]
+    fn failing_open_can_be_switched_off() {
+        let refusal =
+            router(false).pick_without_scheduler(&Request::default(), &Error::NoEndpoints).unwrap_err();
+        assert_eq!(refusal.reason, Some(NO_ENDPOINTS));
+    }
 
     #[test]
     fn a_refusal_tells_the_client_its_kind_and_its_reason() {
