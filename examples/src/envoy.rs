@@ -101,7 +101,8 @@ impl EnvoyOptions {
             listen_port, admin_port, endpoints,
             picker => host(&self.picker),
             pick_source => self.pick_source,
-            failure_mode_allow => self.failure_mode_allow,
+            // As text: the template engine writes booleans as Python does.
+            failure_mode_allow => self.failure_mode_allow.to_string(),
             retries => self.retries,
             message_timeout => self.message_timeout,
         };

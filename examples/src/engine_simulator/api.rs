@@ -82,6 +82,7 @@ impl Service {
             .route("/metrics", get(metrics_page))
             .route("/simulator/fault", post(set_fault))
             .route("/simulator/echo", any(echo))
+            .route("/simulator/echo/{*path}", any(echo))
             .merge(api)
             .layer(from_fn_with_state(self.clone(), name_the_replica))
             .layer(DefaultBodyLimit::disable())

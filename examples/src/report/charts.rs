@@ -47,6 +47,7 @@ pub(crate) struct Chart {
 /// Bars side by side: a label per group and the values of both routings.
 struct Bars {
     groups: Vec<(String, [f64; 2])>,
+    axis: &'static str,
     format: fn(f64) -> String,
 }
 
@@ -129,7 +130,7 @@ fn throughput(routings: &[Routing<'_>; 2]) -> Bars {
     let groups = levels.map(|(before, after)| {
         (before.concurrency.to_string(), [before.requests_per_s, after.requests_per_s])
     });
-    Bars { groups: groups.collect(), format: |value| format!("{value:.1}") }
+    Bars { groups: groups.collect(), axis: "clients", format: |value| format!("{value:.1}") }
 }
 
 fn share(routings: &[Routing<'_>; 2]) -> Bars {
@@ -138,7 +139,7 @@ fn share(routings: &[Routing<'_>; 2]) -> Bars {
     let groups = shares.map(|(replica, (before, after))| {
         (format!("replica {}", replica + 1), [before * 100.0, after * 100.0])
     });
-    Bars { groups: groups.collect(), format: |value| format!("{value:.0} %") }
+    Bars { groups: groups.collect(), axis: "", format: |value| format!("{value:.0} %") }
 }
 
 fn bars(bars: &Bars, width: u32) -> Result<String> {
@@ -160,6 +161,7 @@ fn bars(bars: &Bars, width: u32) -> Result<String> {
             .bold_line_style(GRID)
             .light_line_style(GRID.mix(0.0))
             .axis_style(GRID)
+            .x_desc(bars.axis)
             .x_labels(groups * 2)
             .x_label_formatter(&label)
             .y_labels(5)
@@ -195,7 +197,7 @@ fn rolling_hit_rate(timeline: &[(f64, &Outcome)]) -> Vec<(f64, f64)> {
     let rate = |window: &[(f64, &Outcome)]| {
         let prompt: u64 = window.iter().map(|(_, outcome)| outcome.prompt_tokens).sum();
         let cached: u64 = window.iter().map(|(_, outcome)| outcome.cached_tokens).sum();
-        let at = window.last().map_or(0.0, |(at, _)| *at);
+        let at = window.iter().map(|(at, _)| *at).sum::<f64>() / window.len().max(1) as f64;
         (at, cached as f64 / prompt.max(1) as f64 * 100.0)
     };
     timeline.windows(window).map(rate).collect()

@@ -28,6 +28,10 @@ pub struct Figures {
     pub share: Vec<f64>,
     /// The same per level.
     pub levels: Vec<LevelFigures>,
+    /// The burst with one hot prefix: share of each replica, in [0, 1].
+    pub burst_share: Vec<f64>,
+    /// The burst with one hot prefix: 95th percentile of the time to the first token, in milliseconds.
+    pub burst_ttft_p95_ms: f64,
 }
 
 /// Figures of one level of the throughput step.
@@ -79,7 +83,7 @@ impl Figures {
     pub fn of(run: &RunResult, replicas: usize) -> Self {
         let outcomes: Vec<_> = run.levels.iter().flat_map(|level| &level.outcomes).collect();
         let waits = waits(&outcomes);
-        let served = |replica| outcomes.iter().filter(|outcome| outcome.replica == Some(replica)).count();
+        let burst: Vec<_> = run.burst.iter().collect();
         let seconds: Duration = run.levels.iter().map(|level| level.duration).sum();
         Self {
             requests_per_s: rounded(answered(&outcomes) as f64 / seconds.as_secs_f64(), 2),
@@ -88,10 +92,10 @@ impl Figures {
             ttft_mean_ms: rounded(waits.iter().sum::<f64>() / waits.len().max(1) as f64, 1),
             cached_token_ratio: cached_token_ratio(&outcomes),
             errors: run.errors.len(),
-            share: (0..replicas)
-                .map(|replica| rounded(served(replica) as f64 / outcomes.len().max(1) as f64, 4))
-                .collect(),
+            share: share(&outcomes, replicas),
             levels: run.levels.iter().map(LevelFigures::of).collect(),
+            burst_share: share(&burst, replicas),
+            burst_ttft_p95_ms: percentile(&self::waits(&burst), 95),
         }
     }
 
@@ -205,6 +209,11 @@ fn waits(outcomes: &[&Outcome]) -> Vec<f64> {
 fn percentile(ascending: &[f64], percent: usize) -> f64 {
     let rank = (ascending.len() * percent).div_ceil(100).saturating_sub(1);
     rounded(ascending.get(rank).copied().unwrap_or(0.0), 1)
+}
+
+fn share(outcomes: &[&Outcome], replicas: usize) -> Vec<f64> {
+    let served = |replica| outcomes.iter().filter(|outcome| outcome.replica == Some(replica)).count();
+    (0..replicas).map(|replica| rounded(served(replica) as f64 / outcomes.len().max(1) as f64, 4)).collect()
 }
 
 fn answered(outcomes: &[&Outcome]) -> usize {

@@ -2,7 +2,7 @@
 
 use super::Summary;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, Table, TableComponent};
 
 /// Rows of the comparison: name, round robin, p3sched.
 pub(crate) fn rows(summary: &Summary) -> Vec<[String; 3]> {
@@ -31,7 +31,9 @@ pub(crate) fn rows(summary: &Summary) -> Vec<[String; 3]> {
         row("time to first token mean", wait(before.ttft_mean_ms), wait(after.ttft_mean_ms)),
         row("cached prompt tokens", percent(before.cached_token_ratio), percent(after.cached_token_ratio)),
         row("share per replica", share(&before.share), share(&after.share)),
-        row("failed requests", before.errors.to_string(), after.errors.to_string()),
+        row("burst, share per replica", share(&before.burst_share), share(&after.burst_share)),
+        row("burst, time to first token p95", wait(before.burst_ttft_p95_ms), wait(after.burst_ttft_p95_ms)),
+        row("failed requests, all steps", before.errors.to_string(), after.errors.to_string()),
     ]);
     rows
 }
@@ -54,6 +56,14 @@ pub fn print_table(summary: &Summary) {
     table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(["", "round robin", "p3sched"]);
     for row in rows(summary) {
         table.add_row(row);
+    }
+    for line in [
+        TableComponent::HorizontalLines,
+        TableComponent::MiddleIntersections,
+        TableComponent::LeftBorderIntersections,
+        TableComponent::RightBorderIntersections,
+    ] {
+        table.remove_style(line);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

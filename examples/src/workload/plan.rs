@@ -69,7 +69,7 @@ impl Plan {
                     level(1, 6, 1),
                     level(5, 24, 1),
                     level(10, 24, 1),
-                    level(20, 48, 2),
+                    level(20, 48, 1),
                     level(50, 60, 1),
                 ],
                 failure_duration: Duration::from_secs(6),

@@ -80,8 +80,10 @@ async fn compare(arguments: &Arguments) -> Result<ExitCode> {
     std::fs::write(&json, serde_json::to_string_pretty(&summary)? + "\n")
         .with_context(|| format!("cannot write `{}`", json.display()))?;
     print_table(&summary);
-    for error in p3sched.errors.iter().take(10) {
-        println!("error: {error}");
+    for (routing, run) in [(Routing::RoundRobin, &round_robin), (Routing::P3sched, &p3sched)] {
+        for error in run.errors.iter().take(10) {
+            println!("error with {}: {error}", routing.name());
+        }
     }
     println!("\nreport: {}\nsummary: {}", page.display(), json.display());
     let goals = !arguments.strict || summary.goals.iter().all(|goal| goal.ok);
