@@ -1,17 +1,19 @@
 //! `SchedulerConfig`: the only configuration type, the same YAML or JSON in every language.
 
+mod file;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::scorer::{kv_cache_utilization, prefix_cache, queue};
-use crate::{Error, picker};
+use crate::{Error, picker, preset};
 
 /// Everything that can be set about a [`Scheduler`](crate::Scheduler).
 ///
 /// Every field has a default, so `SchedulerConfig::default()` is a working configuration and a file names only what it
-/// changes. Unknown fields are errors.
+/// changes. A [preset](crate::preset) sets the filters, scorers, picker and load gate that a file does not. Unknown
+/// fields are errors.
 ///
 /// # Example
 ///
@@ -25,11 +27,19 @@ use crate::{Error, picker};
 /// fallbacks: 1
 /// ").unwrap();
 /// assert_eq!(config.scorers[1].weight, 1.0);
+///
+/// let config: SchedulerConfig = serde_norway::from_str("{preset: latency, load_gate_seconds: 2}").unwrap();
+/// assert_eq!(config.scorers, SchedulerConfig::preset("latency").unwrap().scorers);
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(from = "file::ConfigFile")]
 #[non_exhaustive]
 pub struct SchedulerConfig {
+    /// The [preset](crate::preset) that set what the configuration did not. To change it in code, start from
+    /// [`SchedulerConfig::preset`]; writing another name here changes nothing else.
+    pub preset: String,
+    /// The filters, in the order in which they run.
+    pub filters: Vec<FilterConfig>,
     /// The scorers and their weights; by default prefix 3, queue 1, KV use 1.
     pub scorers: Vec<ScorerConfig>,
     /// How one of the scored endpoints is chosen.
@@ -37,8 +47,10 @@ pub struct SchedulerConfig {
     /// How many further endpoints a decision names, to be tried in order if the first fails.
     pub fallbacks: usize,
     /// Seconds that an endpoint's predicted wait may be longer than the shortest one, beyond what its cached prefix
-    /// saves, before it is dropped; `null` switches the gate off.
+    /// saves, before `load-gate-filter` drops it; `null` switches the gate off.
     pub load_gate_seconds: Option<f64>,
+    /// Where chance decides, the same seed makes the same choices.
+    pub seed: u64,
     /// Tokens per block of the prefix index. Engines use 16, some 32 or more; smaller finds shorter matches.
     pub block_size_tokens: u32,
     /// Bytes of prompt text that stand for one token where there are no token ids.
@@ -59,15 +71,14 @@ pub struct SchedulerConfig {
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
-        Self {
-            scorers: vec![
-                ScorerConfig::new(prefix_cache::TYPE, 3.0),
-                ScorerConfig::new(queue::TYPE, 1.0),
-                ScorerConfig::new(kv_cache_utilization::TYPE, 1.0),
-            ],
+        let mut config = Self {
+            preset: String::new(),
+            filters: Vec::new(),
+            scorers: Vec::new(),
             picker: PickerConfig::default(),
             fallbacks: 0,
-            load_gate_seconds: Some(5.0),
+            load_gate_seconds: None,
+            seed: 0,
             block_size_tokens: 16,
             bytes_per_token: 4,
             max_prefix_tokens: None,
@@ -76,7 +87,9 @@ impl Default for SchedulerConfig {
             prefill_tokens_per_second: None,
             metrics: MetricsConfig::default(),
             bookings: BookingConfig::default(),
-        }
+        };
+        preset::apply("default", &mut config);
+        config
     }
 }
 
@@ -146,6 +159,30 @@ impl ScorerConfig {
     }
 }
 
+/// One filter of a profile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct FilterConfig {
+    /// Type name, for example `reachable-filter`.
+    #[serde(rename = "type")]
+    pub filter_type: String,
+    /// Parameters of the type, by name; each filter's documentation lists its own.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, f64>,
+}
+
+impl FilterConfig {
+    /// A filter with default parameters.
+    pub fn new(filter_type: impl Into<String>) -> Self {
+        Self { filter_type: filter_type.into(), parameters: BTreeMap::new() }
+    }
+
+    pub(crate) fn parameters(&self) -> Parameters<'_> {
+        Parameters { owner: &self.filter_type, left: self.parameters.clone() }
+    }
+}
+
 /// How one of the scored endpoints is chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,30 +191,61 @@ pub struct PickerConfig {
     /// Type name, for example `max-score-picker`.
     #[serde(rename = "type")]
     pub picker_type: String,
+    /// Parameters of the type, by name; each picker's documentation lists its own.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, f64>,
+}
+
+impl PickerConfig {
+    /// A picker with default parameters.
+    pub fn new(picker_type: impl Into<String>) -> Self {
+        Self { picker_type: picker_type.into(), parameters: BTreeMap::new() }
+    }
+
+    pub(crate) fn parameters(&self) -> Parameters<'_> {
+        Parameters { owner: &self.picker_type, left: self.parameters.clone() }
+    }
 }
 
 impl Default for PickerConfig {
     fn default() -> Self {
-        Self { picker_type: picker::max_score::TYPE.to_owned() }
+        Self::new(picker::max_score::TYPE)
     }
 }
 
 impl SchedulerConfig {
+    /// The configuration of a [preset](crate::preset), all else at its default.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] lists the presets if there is none of this name.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use p3sched::{Scheduler, SchedulerConfig};
+    ///
+    /// let mut config = SchedulerConfig::preset("kserve-current")?;
+    /// config.fallbacks = 1;
+    /// let scheduler = Scheduler::new(config)?;
+    /// # Ok::<(), p3sched::Error>(())
+    /// ```
+    pub fn preset(name: &str) -> Result<Self, Error> {
+        preset::check(name)?;
+        let mut config = Self::default();
+        preset::apply(name, &mut config);
+        Ok(config)
+    }
+
     /// Checks every value that a type alone does not.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidConfig`] names the first field that cannot work, its value and what would be right.
     pub fn validate(&self) -> Result<(), Error> {
-        require("scorers", self.scorers.len(), !self.scorers.is_empty(), "at least one scorer")?;
+        preset::check(&self.preset)?;
         for scorer in &self.scorers {
-            let usable = scorer.weight.is_finite() && scorer.weight >= 0.0;
-            require(
-                &format!("weight of {}", scorer.scorer_type),
-                scorer.weight,
-                usable,
-                "a number, 0 or more",
-            )?;
+            require_weight(&scorer.scorer_type, scorer.weight)?;
         }
         if let Some(gate) = self.load_gate_seconds {
             require(
@@ -238,6 +306,14 @@ impl Parameters<'_> {
         Ok(value)
     }
 
+    /// Takes a switch: 1 is on, 0 and nothing are off.
+    pub(crate) fn switch(&mut self, name: &str) -> Result<bool, Error> {
+        let value = self.left.remove(name).unwrap_or(0.0);
+        let holds = value == 0.0 || value == 1.0;
+        require(&format!("parameter `{name}` of {}", self.owner), value, holds, "0 or 1")?;
+        Ok(value == 1.0)
+    }
+
     /// Refuses what is left.
     pub(crate) fn finish(self) -> Result<(), Error> {
         match self.left.keys().next() {
@@ -249,11 +325,32 @@ impl Parameters<'_> {
     }
 }
 
-fn require(name: &str, value: impl std::fmt::Display, holds: bool, right: &str) -> Result<(), Error> {
+/// The error for a name that is none of the known ones; proposes the nearest of them.
+pub(crate) fn unknown_name(kind: &str, name: &str, known: &[&str]) -> Error {
+    /// From this similarity in [0, 1] on, the known name is likely to be what was meant.
+    const LIKELY: f64 = 0.8;
+    let rated = known.iter().map(|known| (strsim::jaro_winkler(known, name), known));
+    let nearest =
+        rated.max_by(|(a, _), (b, _)| a.total_cmp(b)).filter(|(similarity, _)| *similarity >= LIKELY);
+    let hint = nearest.map_or_else(String::new, |(_, known)| format!(" (did you mean `{known}`?)"));
+    Error::InvalidConfig(format!("unknown {kind} `{name}`{hint}, expected one of: {}", known.join(", ")))
+}
+
+pub(crate) fn require(
+    name: &str,
+    value: impl std::fmt::Display,
+    holds: bool,
+    right: &str,
+) -> Result<(), Error> {
     if holds {
         return Ok(());
     }
     Err(Error::InvalidConfig(format!("{name} must be {right}: `{value}`")))
+}
+
+pub(crate) fn require_weight(scorer: &str, weight: f64) -> Result<(), Error> {
+    let usable = weight.is_finite() && weight >= 0.0;
+    require(&format!("weight of {scorer}"), weight, usable, "a number, 0 or more")
 }
 
 /// A year is longer than any sensible time span and still fits into nanoseconds.
@@ -285,7 +382,7 @@ mod tests {
             ("metrics: {fresh_seconds: 5, expire_seconds: 5}", "more than metrics.fresh_seconds: `5`"),
             (
                 "scorers: [{type: quue-scorer}]",
-                "unknown scorer type `quue-scorer`, expected one of: prefix-cache",
+                "unknown scorer type `quue-scorer` (did you mean `queue-scorer`?), expected one of: prefix-cache",
             ),
             ("scorers: [{type: queue-scorer, weight: .nan}]", "weight of queue-scorer must be a number"),
             ("scorers: [{type: queue-scorer, parameters: {x: 1}}]", "no parameter of this name: `x`"),
@@ -293,6 +390,17 @@ mod tests {
                 "scorers: [{type: prefix-cache-scorer, parameters: {length_weight: 2}}]",
                 "parameter `length_weight` of prefix-cache-scorer must be 0 to 1: `2`",
             ),
+            ("scorers: [{type: queue-scorer, parameters: {scraped: 2}}]", "must be 0 or 1: `2`"),
+            (
+                "filters: [{type: subset}]",
+                "`subset` (did you mean `subset-filter`?), expected one of: subset-",
+            ),
+            ("filters: [{type: role-filter, parameters: {x: 1}}]", "no parameter of this name: `x`"),
+            (
+                "preset: kserve",
+                "unknown preset `kserve` (did you mean `kserve-0.15`?), expected one of: default",
+            ),
+            ("picker: {type: random-picker, parameters: {x: 1}}", "no parameter of this name: `x`"),
             ("picker: {type: best}", "unknown picker type `best`, expected one of: max-score-picker"),
         ] {
             let refusal = refused(yaml);
@@ -304,11 +412,29 @@ mod tests {
     fn unknown_fields_are_errors() {
         let error = serde_norway::from_str::<SchedulerConfig>("fallback: 1").unwrap_err().to_string();
         assert!(error.contains("unknown field `fallback`"), "{error}");
+        let error = serde_norway::from_str::<SchedulerConfig>("scorers: null").unwrap_err().to_string();
+        assert!(error.contains("scorers"), "{error}");
     }
 
     #[test]
-    fn the_default_survives_a_round_trip() {
-        let text = serde_norway::to_string(&SchedulerConfig::default()).unwrap();
-        assert_eq!(serde_norway::from_str::<SchedulerConfig>(&text).unwrap(), SchedulerConfig::default());
+    fn a_preset_fills_what_the_file_leaves_out() {
+        let read = |yaml| serde_norway::from_str::<SchedulerConfig>(yaml).unwrap();
+        assert_eq!(read("preset: literal-3-1-1"), SchedulerConfig::preset("literal-3-1-1").unwrap());
+        let mut expected = SchedulerConfig::preset("min-ttft").unwrap();
+        expected.load_gate_seconds = Some(2.0);
+        expected.fallbacks = 3;
+        assert_eq!(read("{fallbacks: 3, load_gate_seconds: 2, preset: min-ttft}"), expected);
+        assert_eq!(read("load_gate_seconds: null").load_gate_seconds, None);
+        assert_eq!(read("{}"), SchedulerConfig::default());
+    }
+
+    #[test]
+    fn every_preset_works_and_survives_a_round_trip() {
+        for name in preset::names() {
+            let config = SchedulerConfig::preset(name).unwrap();
+            assert!(crate::Scheduler::new(config.clone()).is_ok(), "{name}");
+            let text = serde_norway::to_string(&config).unwrap();
+            assert_eq!(serde_norway::from_str::<SchedulerConfig>(&text).unwrap(), config, "{name}");
+        }
     }
 }

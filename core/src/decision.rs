@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::endpoint::Candidate;
 use crate::picker::TieRule;
+use crate::profile::{Profile, RequestView, Workspace};
+use crate::scheduler::known_value;
 
 /// Which endpoint serves a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +94,65 @@ pub struct ScoreExplanation {
     pub contribution: f32,
 }
 
+impl Explanation {
+    /// Describes the run of a profile that left this workspace.
+    pub(crate) fn new(
+        profile: &Profile,
+        view: &RequestView,
+        workspace: &Workspace,
+        tie_rule: TieRule,
+        name: impl Fn(&Candidate) -> Arc<str>,
+    ) -> Self {
+        let everyone =
+            workspace.candidates.iter().chain(workspace.dropped.iter().map(|(candidate, _)| candidate));
+        let shortest = everyone.map(|candidate| candidate.wait_seconds).fold(f32::INFINITY, f32::min);
+        let describe = |candidate: &Candidate| EndpointExplanation {
+            endpoint: name(candidate),
+            total: None,
+            dropped_by: None,
+            matched_tokens: candidate.matched_tokens,
+            wait_seconds: known_value(candidate.wait_seconds),
+            gate_margin_seconds: (profile.load_gate.as_ref())
+                .and_then(|gate| known_value(gate.margin_seconds(candidate, shortest))),
+            metrics_age_seconds: known_value(candidate.metrics_age_seconds),
+            requests_in_flight: candidate.requests_in_flight,
+            scores: Vec::new(),
+        };
+        let chosen = workspace.ranking.first().copied();
+        let total_at = |at: usize| workspace.totals.get(at).copied().unwrap_or(0.0);
+        let mut order: Vec<usize> = (0..workspace.candidates.len()).collect();
+        order.sort_by(|&a, &b| {
+            (Some(b) == chosen).cmp(&(Some(a) == chosen)).then(total_at(b).total_cmp(&total_at(a)))
+        });
+        let eligible = order.iter().filter_map(|&at| {
+            let scores = profile.scores_of(view, workspace, at).map(ScoreExplanation::new).collect();
+            Some(EndpointExplanation {
+                total: Some(total_at(at)),
+                scores,
+                ..describe(workspace.candidates.get(at)?)
+            })
+        });
+        let dropped = workspace.dropped.iter().map(|(candidate, filter)| EndpointExplanation {
+            dropped_by: Some(filter),
+            ..describe(candidate)
+        });
+        let runner_up = order.get(1).map(|&at| total_at(at));
+        Self {
+            prompt_tokens: view.prompt_tokens,
+            tie_rule,
+            runner_up_distance: chosen.zip(runner_up).map(|(best, next)| total_at(best) - next),
+            endpoints: eligible.chain(dropped).collect(),
+        }
+    }
+}
+
+impl ScoreExplanation {
+    fn new((scorer, weight, raw, score): (&'static str, f32, f32, f32)) -> Self {
+        let raw = known_value(raw);
+        Self { scorer, raw, score, missing: raw.is_none(), weight, contribution: weight * score }
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<24} {:>8} {:>9} {:>8}", "endpoint", "total", "matched", "wait s")?;
@@ -101,7 +163,13 @@ impl fmt::Display for Explanation {
         }
         writeln!(f)?;
         self.endpoints.iter().try_for_each(|endpoint| endpoint.write_row(f))?;
-        let tie = if self.tie_rule == TieRule::Unique { "the only best" } else { "tied, broken by rule" };
+        let tie = match self.tie_rule {
+            TieRule::Unique => "the only best",
+            TieRule::Rendezvous => "tied, the highest rendezvous hash",
+            TieRule::LeastRecentlyCold => "tied, the longest without a cold request",
+            TieRule::Random => "by chance",
+            TieRule::RoundRobin => "in turn",
+        };
         match self.runner_up_distance {
             Some(distance) => writeln!(f, "chosen: {tie}; runner-up {distance:.3} behind"),
             None => writeln!(f, "chosen: the only eligible endpoint"),

@@ -19,7 +19,7 @@
 //! 4. [`filter`], [`scorer`] and [`picker`], put together by a [`profile`].
 //! 5. [`Decision`], with its [`Explanation`] when asked for. [`usage`] reads from the answer what really was cached.
 //!
-//! [`Scheduler`] is the pipeline, [`SchedulerConfig`] sets it up, [`Error`] says what went wrong.
+//! [`Scheduler`] is the pipeline, [`SchedulerConfig`] and its [`preset`]s set it up, [`Error`] says what went wrong.
 //!
 //! # Example
 //!
@@ -60,6 +60,7 @@ pub mod filter;
 pub mod openai;
 pub mod picker;
 pub mod prefix_index;
+pub mod preset;
 pub mod profile;
 mod request;
 pub mod scheduler;
@@ -72,7 +73,7 @@ pub use decision::{Decision, Explanation};
 pub use endpoint::{Endpoint, EndpointMetrics, ScrapeFailure};
 pub use error::Error;
 pub use request::{Prompt, Request};
-pub use scheduler::{Outcome, Scheduler};
+pub use scheduler::{Outcome, Scheduler, SchedulerBuilder};
 pub use stats::Stats;
 
 /// Version of this crate, the same for every package of the workspace.

@@ -3,30 +3,69 @@
 //! `S_e = Σ weight · score`, not divided by the weights. The contracts of [`Scorer`], [`Filter`] and [`Picker`] are
 //! enforced here, so that no plugin has to repeat them.
 
+use serde::Deserialize;
+
 use crate::Error;
-use crate::config::SchedulerConfig;
+use crate::config::{SchedulerConfig, require, require_weight};
 use crate::endpoint::Candidate;
-use crate::filter::Filter;
-use crate::filter::load_gate::LoadGateFilter;
-use crate::filter::reachable::ReachableFilter;
-use crate::filter::subset::SubsetFilter;
+use crate::filter::load_gate::{self, LoadGateFilter};
+use crate::filter::{self, Filter};
 use crate::picker::{self, Picker, TieRule};
 use crate::scorer::{self, Scorer};
 
 /// What plugins see of a request.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RequestView {
     /// Tokens of the prompt, I; an estimate where the prompt is text.
     pub prompt_tokens: u32,
+    /// Tokens in the whole blocks that were looked up in the prefix index.
+    pub hashed_tokens: u32,
     /// Stands for the session, or else for the head of the prompt, in rendezvous hashing.
     pub affinity_key: u64,
     /// Whether the request belongs to a session.
     pub has_session: bool,
+    /// Which [endpoint](Candidate::endpoint) served the session last; `None` if that is not known or not asked for.
+    pub session_endpoint: Option<u32>,
     /// Whether any endpoint holds a part of the prompt.
     pub is_warm: bool,
     /// Larger is more urgent.
     pub priority: i32,
+    /// How many requests were picked for before this one.
+    pub number: u64,
+    /// Made of the configured seed and `number`: what chance decides depends on it.
+    pub random: u64,
+}
+
+impl RequestView {
+    /// A random number below `bound`, evenly distributed; 0 if `bound` is 0. Other draws give independent numbers.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// let request = p3sched::profile::RequestView::default();
+    /// assert!(request.random_below(0, 6) < 6);
+    /// assert_eq!(request.random_below(0, 6), request.random_below(0, 6));
+    /// ```
+    pub fn random_below(&self, draw: u64, bound: usize) -> usize {
+        ((u128::from(split_mix(self.random, draw)) * bound as u128) >> 64) as usize
+    }
+
+    /// A random number in [0, 1), evenly distributed. Other draws give independent numbers.
+    pub fn random_share(&self, draw: u64) -> f64 {
+        (split_mix(self.random, draw) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// The number at a position of the sequence that `SplitMix64` makes of a seed.
+///
+/// Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
+pub(crate) fn split_mix(seed: u64, position: u64) -> u64 {
+    let mut z = seed.wrapping_add(position.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
 
 /// Σ weight · score, in f32 and in the order of the scorers.
@@ -39,6 +78,17 @@ pub struct RequestView {
 /// ```
 pub fn weighted_total(scores: &[f32], weights: &[f32]) -> f32 {
     scores.iter().zip(weights).map(|(score, weight)| score * weight).sum()
+}
+
+/// Plugins from outside of this crate.
+#[derive(Debug, Default)]
+pub(crate) struct CustomPlugins {
+    /// Run after the configured ones.
+    pub(crate) filters: Vec<Box<dyn Filter>>,
+    /// Each with its weight.
+    pub(crate) scorers: Vec<(Box<dyn Scorer>, f64)>,
+    /// Replaces the configured one.
+    pub(crate) picker: Option<Box<dyn Picker>>,
 }
 
 /// The plugins of a scheduler, in the order in which they run.
@@ -70,20 +120,37 @@ pub(crate) struct Workspace {
 }
 
 impl Profile {
-    pub(crate) fn from_config(config: &SchedulerConfig) -> Result<Self, Error> {
-        let load_gate =
-            config.load_gate_seconds.map(|seconds| LoadGateFilter { gate_seconds: seconds as f32 });
-        let mut filters: Vec<Box<dyn Filter>> = vec![Box::new(SubsetFilter), Box::new(ReachableFilter)];
-        if let Some(gate) = &load_gate {
-            filters.push(Box::new(gate.clone()));
+    /// The plugins that a configuration names, and those that were written elsewhere.
+    pub(crate) fn new(config: &SchedulerConfig, custom: CustomPlugins) -> Result<Self, Error> {
+        let gate_seconds = config.load_gate_seconds.unwrap_or(f64::INFINITY);
+        // A gate that is switched off is left out, so that it costs nothing.
+        let is_on = |filter_type: &str| filter_type != load_gate::TYPE || gate_seconds.is_finite();
+        let configured = config.filters.iter().filter(|filter| is_on(&filter.filter_type));
+        let mut filters: Vec<_> =
+            configured.map(|filter| filter::build(filter, gate_seconds)).collect::<Result<_, _>>()?;
+        let has_gate = filters.iter().any(|filter| filter.name() == load_gate::TYPE);
+        filters.extend(custom.filters);
+
+        let mut scorers: Vec<_> = config.scorers.iter().map(scorer::build).collect::<Result<_, _>>()?;
+        let mut weights: Vec<_> = config.scorers.iter().map(|scorer| scorer.weight as f32).collect();
+        for (scorer, weight) in custom.scorers {
+            require_weight(scorer.name(), weight)?;
+            scorers.push(scorer);
+            weights.push(weight as f32);
         }
+        let picker = match custom.picker {
+            Some(picker) => picker,
+            None => picker::build(&config.picker)?,
+        };
+        let enough = !scorers.is_empty() || !picker.reads_totals();
+        require("scorers", scorers.len(), enough, "at least one scorer")?;
         Ok(Self {
             filters,
-            scorers: config.scorers.iter().map(scorer::build).collect::<Result<_, _>>()?,
-            weights: config.scorers.iter().map(|scorer| scorer.weight as f32).collect(),
-            picker: picker::build(&config.picker)?,
+            scorers,
+            weights,
+            picker,
             ranked: config.fallbacks.saturating_add(1),
-            load_gate,
+            load_gate: has_gate.then_some(LoadGateFilter { gate_seconds: gate_seconds as f32 }),
         })
     }
 
@@ -207,7 +274,7 @@ mod tests {
     }
 
     fn run(scorers: Vec<Box<dyn Scorer>>, weights: Vec<f32>, endpoints: u32) -> (Workspace, TieRule) {
-        let mut profile = Profile::from_config(&SchedulerConfig::default()).unwrap();
+        let mut profile = Profile::new(&SchedulerConfig::default(), CustomPlugins::default()).unwrap();
         profile.scorers = scorers;
         profile.weights = weights;
         let candidates = (0..endpoints).map(|endpoint| Candidate { endpoint, ..Candidate::default() });

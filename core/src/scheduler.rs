@@ -1,5 +1,7 @@
 //! `Scheduler`: the five steps of a pick, and what keeps their inputs true.
 
+mod builder;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,16 +9,20 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::block_hash::BlockHasher;
-use crate::decision::{Decision, EndpointExplanation, Explanation, ScoreExplanation};
+use crate::decision::{Decision, Explanation};
 use crate::endpoint::ledger::{Booking, Expired, Ledger};
 use crate::endpoint::pool::{EndpointPool, EndpointState, LoadModel, NANOSECONDS};
+use crate::endpoint::session::Sessions;
 use crate::endpoint::{Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
 use crate::filter::load_gate;
 use crate::picker::TieRule;
 use crate::prefix_index::PrefixIndex;
-use crate::profile::{Profile, RequestView, Workspace};
+use crate::profile::{CustomPlugins, Profile, RequestView, Workspace, split_mix};
+use crate::scorer::session_affinity::{self, SessionAffinityScorer};
 use crate::stats::{Counters, EndpointStats, IndexStats, Stats};
 use crate::{Error, Request, SchedulerConfig};
+
+pub use builder::SchedulerBuilder;
 
 /// How a request ended.
 ///
@@ -91,8 +97,10 @@ struct State {
     counters: Counters,
     /// Moving average of the uncached tokens of a request, ū.
     mean_uncached_tokens: f64,
-    /// How many cold requests were given out.
-    cold_picks: u64,
+    /// Kept while a scorer asks for it.
+    sessions: Option<Sessions>,
+    /// Whether any endpoint ever reported adapters.
+    adapters_reported: bool,
     matched_blocks: Vec<u32>,
     workspace: Workspace,
 }
@@ -104,6 +112,15 @@ impl Scheduler {
     ///
     /// [`Error::InvalidConfig`] names the value that cannot work and what would be right.
     pub fn new(config: SchedulerConfig) -> Result<Self, Error> {
+        Self::with_plugins(config, CustomPlugins::default())
+    }
+
+    /// Makes a scheduler with plugins that are not part of this crate.
+    pub fn builder(config: SchedulerConfig) -> SchedulerBuilder {
+        SchedulerBuilder::new(config)
+    }
+
+    fn with_plugins(config: SchedulerConfig, custom: CustomPlugins) -> Result<Self, Error> {
         config.validate()?;
         let state = State {
             pool: EndpointPool::default(),
@@ -111,7 +128,8 @@ impl Scheduler {
             ledger: Ledger::new(),
             counters: Counters::default(),
             mean_uncached_tokens: 0.0,
-            cold_picks: 0,
+            sessions: remembered_sessions(&config)?,
+            adapters_reported: false,
             matched_blocks: Vec::new(),
             workspace: Workspace::default(),
         };
@@ -121,7 +139,7 @@ impl Scheduler {
                 config.bytes_per_token,
                 config.max_prefix_tokens,
             )?,
-            profile: Profile::from_config(&config)?,
+            profile: Profile::new(&config, custom)?,
             load_model: LoadModel {
                 fresh: nanoseconds(config.metrics.fresh_seconds),
                 expire: nanoseconds(config.metrics.expire_seconds),
@@ -203,10 +221,12 @@ impl Scheduler {
     pub fn observe(&self, endpoint: &str, metrics: EndpointMetrics, now: u64) -> Result<(), Error> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        let reports_adapters = !(metrics.running_adapters.is_empty() && metrics.waiting_adapters.is_empty());
         let (slot, known) = state.endpoint(endpoint)?;
         let capacity_before = known.capacity_tokens();
         let restarted = known.observe(metrics, now);
         let capacity = known.capacity_tokens();
+        state.adapters_reported |= reports_adapters;
         if restarted {
             state.index.clear(slot);
             state.counters.engine_restarts += 1;
@@ -252,7 +272,7 @@ impl Scheduler {
         let view = self.gather_candidates(state, request, &hashes, now)?;
         let tie_rule = self.run_profile(state, &view)?;
         let mut decision = self.decide(state, request, &view, tie_rule)?;
-        decision.id = self.book(state, &view, &hashes, now)?;
+        decision.id = self.book(state, &view, hashes, now)?;
         Ok(decision)
     }
 
@@ -294,13 +314,20 @@ impl Scheduler {
 
     /// Reports the end of a request, successful or not. A second report changes nothing.
     ///
+    /// Where [`Outcome::served_by`] names another endpoint than the chosen one, that one is what the request's session
+    /// goes to next, and what the prefix index takes for a holder of the prompt from now on. The latter needs the prompt's
+    /// hashes (8 bytes per block), which are kept while a request is in flight only if `fallbacks` are configured.
+    ///
+    /// An endpoint whose engine finds nothing in its cache where a hit was predicted, eight times in a row, loses its
+    /// entries in the index once; [`Counters::prediction_clears`](crate::stats::Counters) counts it.
+    ///
     /// # Errors
     ///
     /// [`Error::UnknownRequest`] if no pick of this scheduler handed out this id.
-    pub fn complete(&self, id: u64, outcome: Outcome, _now: u64) -> Result<(), Error> {
+    pub fn complete(&self, id: u64, outcome: Outcome, now: u64) -> Result<(), Error> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let Some(booking) = state.ledger.complete(id) else {
+        let Some((booking, hashes)) = state.ledger.complete(id) else {
             return state.check_issued(id);
         };
         state.counters.completed_requests += 1;
@@ -309,12 +336,18 @@ impl Scheduler {
             return Ok(());
         };
         endpoint.release(&booking);
-        let elsewhere = outcome.served_by.is_some_and(|name| *name != *endpoint.endpoint.name);
-        if let (Some(cached), false) = (outcome.cached_tokens, elsewhere) {
-            endpoint.predicted_cached_tokens += u64::from(booking.matched_tokens);
-            endpoint.actual_cached_tokens += u64::from(cached);
+        if let Some(name) = outcome.served_by.filter(|name| **name != *endpoint.endpoint.name) {
+            state.counters.served_elsewhere += 1;
+            if outcome.success {
+                state.learn_served_elsewhere(&name, &booking, &hashes, now);
+            }
+            return Ok(());
         }
-        state.counters.served_elsewhere += u64::from(elsewhere);
+        let Some(cached) = outcome.cached_tokens else { return Ok(()) };
+        if endpoint.prediction.record(booking.matched_tokens, cached, booking.picked_at, now) {
+            state.index.clear(booking.endpoint);
+            state.counters.prediction_clears += 1;
+        }
         Ok(())
     }
 
@@ -338,8 +371,10 @@ impl Scheduler {
             wait_seconds: known_value(row.wait_seconds).map(f64::from),
             prefill_tokens_per_second: known.prefill_tokens_per_second(&self.load_model),
             index_blocks: state.index.block_count(slot),
-            predicted_cached_tokens: known.predicted_cached_tokens,
-            actual_cached_tokens: known.actual_cached_tokens,
+            predicted_cached_tokens: known.prediction.predicted_tokens,
+            actual_cached_tokens: known.prediction.actual_tokens,
+            missed_predictions: known.prediction.misses,
+            predictions_distrusted: known.prediction.is_distrusted,
         });
         let index = state.index.stats();
         Stats {
@@ -397,6 +432,7 @@ impl Scheduler {
             return Err(Error::NoEndpoints);
         }
         let State { pool, index, matched_blocks, workspace, mean_uncached_tokens, .. } = state;
+        let State { sessions, adapters_reported, counters, .. } = state;
         index.find(hashes, matched_blocks);
         let prompt_tokens = self.hasher.prompt_tokens(request);
         let block_tokens = self.config.block_size_tokens;
@@ -412,12 +448,25 @@ impl Scheduler {
                 row.in_subset = subset.iter().any(|allowed| names_endpoint(allowed, name));
             }
         }
+        match &request.adapter {
+            Some(adapter) => pool.rate_adapter(adapter, false, rows),
+            None if *adapters_reported => pool.rate_adapter(&request.model, true, rows),
+            None => {}
+        }
+        let affinity_key = affinity_key(request, hashes);
+        let session = sessions.as_ref().filter(|_| request.session.is_some());
+        let session_endpoint = session.and_then(|sessions| sessions.endpoint(affinity_key, now));
         Ok(RequestView {
             prompt_tokens,
-            affinity_key: affinity_key(request, hashes),
+            hashed_tokens: (hashes.len() as u32).saturating_mul(block_tokens),
+            affinity_key,
             has_session: request.session.is_some(),
+            session_endpoint: session_endpoint
+                .and_then(|(slot, generation)| pool.occupant(slot, generation).map(|_| slot)),
             is_warm: rows.iter().any(|row| row.matched_tokens > 0),
             priority: request.priority,
+            number: counters.picks,
+            random: split_mix(self.config.seed, counters.picks),
         })
     }
 
@@ -453,28 +502,31 @@ impl Scheduler {
     }
 
     /// Books the work of the chosen candidate and remembers that it will hold the prefix.
-    fn book(&self, state: &mut State, view: &RequestView, hashes: &[u64], now: u64) -> Result<u64, Error> {
+    fn book(&self, state: &mut State, view: &RequestView, hashes: Vec<u64>, now: u64) -> Result<u64, Error> {
         let chosen = state.workspace.ranking.first().and_then(|&at| state.workspace.candidates.get(at));
         let chosen = *chosen.ok_or(Error::NoEndpoints)?;
         let endpoint = state.pool.get_mut(chosen.endpoint).ok_or(Error::NoEndpoints)?;
         let uncached = u64::from(view.prompt_tokens.saturating_sub(chosen.matched_tokens));
-        if !view.is_warm {
-            state.cold_picks += 1;
-        }
-        endpoint.book(view.prompt_tokens, uncached, (!view.is_warm).then_some(state.cold_picks));
+        endpoint.book(view.prompt_tokens, uncached);
         let booking = Booking {
             endpoint: chosen.endpoint,
             endpoint_generation: endpoint.generation,
             prompt_tokens: view.prompt_tokens,
             matched_tokens: chosen.matched_tokens,
             queued_tokens: endpoint.queued_tokens,
+            session: view.has_session.then_some(view.affinity_key),
             picked_at: now,
             awaits_first_token: true,
         };
-        let id = state.ledger.book(booking, self.first_token_deadline(&booking, &chosen));
-        state.index.insert(chosen.endpoint, hashes);
+        if !view.is_warm {
+            state.pool.give_cold(chosen.endpoint);
+        }
+        state.record_session(&booking, chosen.endpoint, booking.endpoint_generation, now);
+        state.index.insert(chosen.endpoint, &hashes);
         state.count_pick(view, &chosen, uncached);
-        Ok(id)
+        // Without fallbacks nobody else serves the request, so nothing is learned from its hashes later.
+        let kept = if self.config.fallbacks > 0 { hashes } else { Vec::new() };
+        Ok(state.ledger.book(booking, self.first_token_deadline(&booking, &chosen), kept))
     }
 
     /// When a first token that nobody reports is taken as seen.
@@ -487,47 +539,7 @@ impl Scheduler {
     }
 
     fn explanation(&self, state: &State, view: &RequestView, tie_rule: TieRule) -> Explanation {
-        let workspace = &state.workspace;
-        let everyone =
-            workspace.candidates.iter().chain(workspace.dropped.iter().map(|(candidate, _)| candidate));
-        let shortest = everyone.map(|candidate| candidate.wait_seconds).fold(f32::INFINITY, f32::min);
-        let describe = |candidate: &Candidate| EndpointExplanation {
-            endpoint: state.name(candidate),
-            total: None,
-            dropped_by: None,
-            matched_tokens: candidate.matched_tokens,
-            wait_seconds: known_value(candidate.wait_seconds),
-            gate_margin_seconds: (self.profile.load_gate.as_ref())
-                .and_then(|gate| known_value(gate.margin_seconds(candidate, shortest))),
-            metrics_age_seconds: known_value(candidate.metrics_age_seconds),
-            requests_in_flight: candidate.requests_in_flight,
-            scores: Vec::new(),
-        };
-        let mut order: Vec<usize> = (0..workspace.candidates.len()).collect();
-        let chosen = workspace.ranking.first().copied();
-        let total_at = |at: usize| workspace.totals.get(at).copied().unwrap_or(0.0);
-        order.sort_by(|&a, &b| {
-            (Some(b) == chosen).cmp(&(Some(a) == chosen)).then(total_at(b).total_cmp(&total_at(a)))
-        });
-        let eligible = order.iter().filter_map(|&at| {
-            let scores = self.profile.scores_of(view, workspace, at).map(score_explanation).collect();
-            Some(EndpointExplanation {
-                total: Some(total_at(at)),
-                scores,
-                ..describe(workspace.candidates.get(at)?)
-            })
-        });
-        let dropped = workspace.dropped.iter().map(|(candidate, filter)| EndpointExplanation {
-            dropped_by: Some(filter),
-            ..describe(candidate)
-        });
-        let runner_up = order.get(1).map(|&at| total_at(at));
-        Explanation {
-            prompt_tokens: view.prompt_tokens,
-            tie_rule,
-            runner_up_distance: chosen.zip(runner_up).map(|(best, next)| total_at(best) - next),
-            endpoints: eligible.chain(dropped).collect(),
-        }
+        Explanation::new(&self.profile, view, &state.workspace, tie_rule, |candidate| state.name(candidate))
     }
 }
 
@@ -554,6 +566,20 @@ impl State {
             .map_or_else(|| Arc::from(""), |known| Arc::clone(&known.endpoint.name))
     }
 
+    fn record_session(&mut self, booking: &Booking, endpoint: u32, generation: u32, now: u64) {
+        if let (Some(sessions), Some(key)) = (&mut self.sessions, booking.session) {
+            sessions.record(key, endpoint, generation, now);
+        }
+    }
+
+    /// The endpoint that served holds the prompt now, and the session goes on there.
+    fn learn_served_elsewhere(&mut self, name: &str, booking: &Booking, hashes: &[u64], now: u64) {
+        let Ok((slot, served)) = self.endpoint(name) else { return };
+        let generation = served.generation;
+        self.index.insert(slot, hashes);
+        self.record_session(booking, slot, generation, now);
+    }
+
     /// A report about an ended request is fine, one about a request that never was is not.
     fn check_issued(&self, id: u64) -> Result<(), Error> {
         if self.ledger.was_issued(id) { Ok(()) } else { Err(Error::UnknownRequest(id)) }
@@ -571,11 +597,6 @@ impl State {
         self.counters.prompt_tokens += u64::from(view.prompt_tokens);
         self.counters.matched_tokens += u64::from(chosen.matched_tokens);
     }
-}
-
-fn score_explanation((scorer, weight, raw, score): (&'static str, f32, f32, f32)) -> ScoreExplanation {
-    let raw = known_value(raw);
-    ScoreExplanation { scorer, raw, score, missing: raw.is_none(), weight, contribution: weight * score }
 }
 
 fn check_name(endpoint: &Endpoint) -> Result<(), Error> {
@@ -601,7 +622,17 @@ fn affinity_key(request: &Request, hashes: &[u64]) -> u64 {
     }
 }
 
-fn known_value(value: f32) -> Option<f32> {
+/// A memory of sessions, if the configuration has a scorer that asks for it.
+fn remembered_sessions(config: &SchedulerConfig) -> Result<Option<Sessions>, Error> {
+    let mut scorers = config.scorers.iter();
+    let Some(scorer) = scorers.find(|scorer| scorer.scorer_type == session_affinity::TYPE) else {
+        return Ok(None);
+    };
+    let scorer = SessionAffinityScorer::from_config(scorer)?;
+    Ok(Some(Sessions::new(nanoseconds(scorer.ttl_seconds), scorer.max_sessions)))
+}
+
+pub(crate) fn known_value(value: f32) -> Option<f32> {
     value.is_finite().then_some(value)
 }
 

@@ -50,6 +50,11 @@ pub struct EndpointStats {
     pub predicted_cached_tokens: u64,
     /// Tokens that the engine reported as found for the same requests.
     pub actual_cached_tokens: u64,
+    /// Predictions in a row that came to nothing: a hit was expected, the engine reported none.
+    pub missed_predictions: u32,
+    /// Whether the endpoint's entries were forgotten for that, and no prediction has come true since. The likely causes
+    /// are another block size, prefix caching switched off, or a cache that is keyed by something not seen here.
+    pub predictions_distrusted: bool,
 }
 
 /// Size of the prefix index.
@@ -90,4 +95,6 @@ pub struct Counters {
     pub expired_bookings: u64,
     /// Engine restarts seen in metrics.
     pub engine_restarts: u64,
+    /// How often an endpoint lost its entries in the prefix index because its predictions persistently came to nothing.
+    pub prediction_clears: u64,
 }

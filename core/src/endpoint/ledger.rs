@@ -18,6 +18,8 @@ pub(crate) struct Booking {
     pub(crate) matched_tokens: u32,
     /// Uncached tokens booked on the endpoint right after this pick, this request's own included.
     pub(crate) queued_tokens: u64,
+    /// Hash of the session's key; `None` if the request has no session.
+    pub(crate) session: Option<u64>,
     /// When it was picked, in nanoseconds.
     pub(crate) picked_at: u64,
     /// Whether its prefill is still counted as waiting.
@@ -40,11 +42,18 @@ pub(crate) enum Expired {
     Request(Booking),
 }
 
+/// A booking, with the block hashes of its prompt where these are kept.
+#[derive(Debug)]
+struct Entry {
+    booking: Booking,
+    hashes: Vec<u64>,
+}
+
 /// All bookings by id, and when each expires.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     next_id: u64,
-    bookings: AHashMap<u64, Booking>,
+    bookings: AHashMap<u64, Entry>,
     /// Ended bookings leave their entry behind until its time comes.
     expiries: BinaryHeap<Reverse<(u64, u64)>>,
 }
@@ -66,28 +75,32 @@ impl Ledger {
     }
 
     /// Books a request and returns its id; its first token is expected before `first_token_deadline` (nanoseconds).
-    pub(crate) fn book(&mut self, booking: Booking, first_token_deadline: u64) -> u64 {
+    /// `hashes` are kept until it ends; they may be empty.
+    pub(crate) fn book(&mut self, booking: Booking, first_token_deadline: u64, hashes: Vec<u64>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.bookings.insert(id, booking);
+        self.bookings.insert(id, Entry { booking, hashes });
         self.expiries.push(Reverse((first_token_deadline, id)));
         id
     }
 
     /// Marks the first token of a request; `None` if it was marked before or is no longer in flight.
     pub(crate) fn first_token(&mut self, id: u64) -> Option<Booking> {
-        let booking = self.bookings.get_mut(&id).filter(|booking| booking.awaits_first_token)?;
+        let booking = &mut self.bookings.get_mut(&id)?.booking;
+        if !booking.awaits_first_token {
+            return None;
+        }
         booking.awaits_first_token = false;
         Some(*booking)
     }
 
-    /// Ends a request; `None` if it is no longer in flight.
-    pub(crate) fn complete(&mut self, id: u64) -> Option<Booking> {
-        let booking = self.bookings.remove(&id);
+    /// Ends a request and returns the hashes kept with it; `None` if it is no longer in flight.
+    pub(crate) fn complete(&mut self, id: u64) -> Option<(Booking, Vec<u64>)> {
+        let entry = self.bookings.remove(&id);
         if self.bookings.is_empty() {
             self.expiries.clear();
         }
-        booking
+        entry.map(|entry| (entry.booking, entry.hashes))
     }
 
     /// Takes the next booking whose time has come; `request_timeout` is in nanoseconds after the pick.
@@ -97,10 +110,10 @@ impl Ledger {
                 return None;
             }
             self.expiries.pop();
-            let Some(booking) = self.bookings.get_mut(&id) else { continue };
+            let Some(Entry { booking, .. }) = self.bookings.get_mut(&id) else { continue };
             let end = booking.picked_at.saturating_add(request_timeout);
             if now >= end {
-                return self.bookings.remove(&id).map(Expired::Request);
+                return self.bookings.remove(&id).map(|entry| Expired::Request(entry.booking));
             }
             self.expiries.push(Reverse((end, id)));
             if std::mem::take(&mut booking.awaits_first_token) {
@@ -124,6 +137,7 @@ mod tests {
             prompt_tokens: 100,
             matched_tokens: 40,
             queued_tokens: 60,
+            session: None,
             picked_at,
             awaits_first_token: true,
         }
@@ -132,7 +146,7 @@ mod tests {
     #[test]
     fn first_token_and_complete_count_once() {
         let mut ledger = Ledger::new();
-        let id = ledger.book(booking(0), 10);
+        let id = ledger.book(booking(0), 10, Vec::new());
         assert_eq!(ledger.first_token(id).map(|b| b.uncached_tokens()), Some(60));
         assert_eq!(ledger.first_token(id), None);
         assert!(ledger.complete(id).is_some());
@@ -144,7 +158,7 @@ mod tests {
     #[test]
     fn an_unreported_request_expires_in_two_steps() {
         let mut ledger = Ledger::new();
-        ledger.book(booking(0), 10);
+        ledger.book(booking(0), 10, Vec::new());
         assert_eq!(ledger.expire_next(9, TIMEOUT), None);
         assert!(matches!(ledger.expire_next(10, TIMEOUT), Some(Expired::FirstToken(_))));
         assert_eq!(ledger.expire_next(10, TIMEOUT), None);
@@ -156,7 +170,7 @@ mod tests {
     #[test]
     fn a_reported_first_token_does_not_expire_again() {
         let mut ledger = Ledger::new();
-        let id = ledger.book(booking(0), 10);
+        let id = ledger.book(booking(0), 10, Vec::new());
         ledger.first_token(id);
         assert_eq!(ledger.expire_next(500, TIMEOUT), None);
         assert!(matches!(ledger.expire_next(5_000, TIMEOUT), Some(Expired::Request(_))));

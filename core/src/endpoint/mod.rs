@@ -5,18 +5,21 @@
 //! stay private: they are reached through the [`Scheduler`](crate::Scheduler).
 
 mod candidate;
+mod cold_order;
 pub(crate) mod exposition;
 pub(crate) mod ledger;
 mod metrics;
 pub(crate) mod pool;
+pub(crate) mod prediction;
 mod rate;
+pub(crate) mod session;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use candidate::Candidate;
+pub use candidate::{AdapterState, Candidate};
 pub use metrics::EndpointMetrics;
 
 /// One replica of a model server that can be picked.

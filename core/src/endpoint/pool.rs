@@ -5,9 +5,11 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::cold_order::ColdOrder;
 use super::ledger::Booking;
+use super::prediction::CachePrediction;
 use super::rate::PrefillRate;
-use super::{Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
+use super::{AdapterState, Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
 
 pub(crate) const NANOSECONDS: f64 = 1e9;
 
@@ -53,8 +55,8 @@ pub(crate) struct EndpointState {
     pub(crate) requests_in_flight: u32,
     pub(crate) tokens_in_flight: u64,
     pub(crate) rate: PrefillRate,
-    pub(crate) predicted_cached_tokens: u64,
-    pub(crate) actual_cached_tokens: u64,
+    pub(crate) prediction: CachePrediction,
+    prefill_only: bool,
     name_hash: u64,
     queued_tokens_at_scrape: u64,
     queued_requests_at_scrape: u32,
@@ -62,13 +64,13 @@ pub(crate) struct EndpointState {
     failed_scrapes: u32,
     first_failure_at: u64,
     unreachable: bool,
-    last_cold_pick: u64,
 }
 
 impl EndpointState {
     fn new(endpoint: Endpoint, generation: u32) -> Self {
         Self {
             name_hash: xxh3_64(endpoint.name.as_bytes()),
+            prefill_only: is_prefill_only(&endpoint),
             endpoint,
             generation,
             metrics: EndpointMetrics::default(),
@@ -78,15 +80,13 @@ impl EndpointState {
             requests_in_flight: 0,
             tokens_in_flight: 0,
             rate: PrefillRate::default(),
-            predicted_cached_tokens: 0,
-            actual_cached_tokens: 0,
+            prediction: CachePrediction::default(),
             queued_tokens_at_scrape: 0,
             queued_requests_at_scrape: 0,
             booked_since_scrape: 0,
             failed_scrapes: 0,
             first_failure_at: 0,
             unreachable: false,
-            last_cold_pick: 0,
         }
     }
 
@@ -101,6 +101,9 @@ impl EndpointState {
         self.booked_since_scrape = 0;
         self.failed_scrapes = 0;
         self.unreachable = false;
+        if restarted {
+            self.prediction.forget_misses();
+        }
         restarted
     }
 
@@ -131,14 +134,13 @@ impl EndpointState {
         Some(blocks.saturating_mul(u64::from(self.metrics.block_size_tokens?)))
     }
 
-    /// Adds a request; `cold_pick` is its number among the cold requests, if it is one.
-    pub(crate) fn book(&mut self, prompt_tokens: u32, uncached_tokens: u64, cold_pick: Option<u64>) {
+    /// Adds a request.
+    pub(crate) fn book(&mut self, prompt_tokens: u32, uncached_tokens: u64) {
         self.queued_tokens += uncached_tokens;
         self.queued_requests += 1;
         self.requests_in_flight += 1;
         self.tokens_in_flight += u64::from(prompt_tokens);
         self.booked_since_scrape += uncached_tokens;
-        self.last_cold_pick = cold_pick.unwrap_or(self.last_cold_pick);
     }
 
     /// Ends the waiting part of a booking.
@@ -181,6 +183,27 @@ impl EndpointState {
         };
         scraped + booked
     }
+
+    /// Whether an adapter of this name is loaded, as last scraped.
+    fn adapter_state(&self, name: &str) -> AdapterState {
+        let metrics = &self.metrics;
+        if metrics.running_adapters.iter().any(|running| running == name) {
+            return AdapterState::Running;
+        }
+        if metrics.waiting_adapters.iter().any(|waiting| waiting == name) {
+            return AdapterState::Waiting;
+        }
+        let Some(places) = metrics.max_adapters else { return AdapterState::Unknown };
+        let running = &metrics.running_adapters;
+        let waiting = metrics.waiting_adapters.iter().filter(|waiting| !running.contains(waiting)).count();
+        if running.len() + waiting < places as usize { AdapterState::Room } else { AdapterState::Full }
+    }
+}
+
+/// Whether an endpoint's labels say that it only does prefill for others.
+fn is_prefill_only(endpoint: &Endpoint) -> bool {
+    let label = |name| endpoint.labels.get(name).map(String::as_str);
+    label("llm-d.ai/role").or_else(|| label("role")) == Some("prefill")
 }
 
 /// All endpoints. A slot is a small number that belongs to one endpoint until that is removed.
@@ -189,6 +212,7 @@ pub(crate) struct EndpointPool {
     slots: Vec<Option<EndpointState>>,
     by_name: AHashMap<Arc<str>, u32>,
     generations: u32,
+    cold_order: ColdOrder,
 }
 
 impl EndpointPool {
@@ -227,6 +251,7 @@ impl EndpointPool {
     pub(crate) fn add(&mut self, endpoint: Endpoint) -> u32 {
         if let Some(slot) = self.slot(&endpoint.name) {
             if let Some(state) = self.get_mut(slot) {
+                state.prefill_only = is_prefill_only(&endpoint);
                 state.endpoint = endpoint;
             }
             return slot;
@@ -243,6 +268,7 @@ impl EndpointPool {
             (self.slots.len() - 1) as u32
         };
         self.by_name.insert(name, slot);
+        self.cold_order.add(slot);
         slot
     }
 
@@ -250,7 +276,13 @@ impl EndpointPool {
     pub(crate) fn remove(&mut self, name: &str) -> Option<u32> {
         let slot = self.by_name.remove(name)?;
         *self.slots.get_mut(slot as usize)? = None;
+        self.cold_order.remove(slot);
         Some(slot)
+    }
+
+    /// Takes note that an endpoint was given a cold request.
+    pub(crate) fn give_cold(&mut self, slot: u32) {
+        self.cold_order.give(slot);
     }
 
     /// Writes a row per endpoint; `matched_tokens(slot)` says how much of the prompt each one holds.
@@ -270,27 +302,49 @@ impl EndpointPool {
             let freshness = age.map_or(0.0, |age| model.freshness(age));
             stale |= freshness < 1.0;
             let rate = state.prefill_tokens_per_second(model).or(fleet_rate);
-            let wait = rate.map(|rate| state.waiting_tokens(freshness, mean_uncached_tokens) / rate);
+            let waiting_tokens = state.waiting_tokens(freshness, mean_uncached_tokens);
+            let waiting_requests = state.waiting_requests(freshness);
+            let wait = rate.map(|rate| waiting_tokens / rate);
             let running = state.metrics.running_requests.filter(|_| freshness > 0.0);
             Candidate {
                 endpoint: slot,
                 matched_tokens: matched_tokens(slot),
-                queue: wait.unwrap_or_else(|| state.waiting_requests(freshness)) as f32,
-                wait_seconds: wait.map_or(f32::NAN, |wait| wait as f32),
-                prefill_tokens_per_second: rate.map_or(f32::NAN, |rate| rate as f32),
-                running_requests: running.map_or(f32::NAN, |running| running as f32),
+                queue: wait.unwrap_or(waiting_requests) as f32,
+                wait_seconds: or_unknown(wait),
+                waiting_tokens: waiting_tokens as f32,
+                waiting_requests: waiting_requests as f32,
+                prefill_tokens_per_second: or_unknown(rate),
+                running_requests: or_unknown(running),
                 kv_cache_utilization: state.kv_cache_utilization(freshness) as f32,
+                scraped_waiting_requests: or_unknown(state.metrics.waiting_requests),
+                scraped_kv_cache_utilization: or_unknown(state.metrics.kv_cache_utilization),
                 requests_in_flight: state.requests_in_flight,
                 tokens_in_flight: state.tokens_in_flight,
-                last_cold_pick: state.last_cold_pick,
+                cold_rank: self.cold_order.rank(slot),
                 name_hash: state.name_hash,
                 reachable: state.is_reachable(model, now),
                 in_subset: true,
+                prefill_only: state.prefill_only,
+                adapter: AdapterState::NotNeeded,
                 metrics_age_seconds: age.map_or(f32::NAN, |age| (age as f64 / NANOSECONDS) as f32),
             }
         }));
         if stale {
             self.blend_stale_utilization(model, now, out);
+        }
+    }
+
+    /// Notes in each row whether its endpoint has an adapter of this name. A name that is only `guessed` to be an adapter
+    /// (a model's) is none unless an endpoint knows it as one.
+    pub(crate) fn rate_adapter(&self, name: &str, guessed: bool, rows: &mut [Candidate]) {
+        let mut is_known = false;
+        for row in rows.iter_mut() {
+            row.adapter =
+                self.get(row.endpoint).map_or(AdapterState::Unknown, |state| state.adapter_state(name));
+            is_known |= matches!(row.adapter, AdapterState::Running | AdapterState::Waiting);
+        }
+        if guessed && !is_known {
+            rows.iter_mut().for_each(|row| row.adapter = AdapterState::NotNeeded);
         }
     }
 
@@ -318,6 +372,10 @@ impl EndpointPool {
             row.kv_cache_utilization = freshness * row.kv_cache_utilization + (1.0 - freshness) * mean;
         }
     }
+}
+
+fn or_unknown(value: Option<f64>) -> f32 {
+    value.map_or(f32::NAN, |value| value as f32)
 }
 
 fn went_back(before: Option<f64>, after: Option<f64>) -> bool {
@@ -359,7 +417,7 @@ mod tests {
         let mut pool = EndpointPool::default();
         let slot = pool.add(Endpoint::new("a"));
         pool.get_mut(slot).unwrap().observe(waiting(0.0, 0.0), 0);
-        pool.get_mut(slot).unwrap().book(3_000, 2_500, None);
+        pool.get_mut(slot).unwrap().book(3_000, 2_500);
         assert_eq!(rows(&pool, 500.0, 0)[0].wait_seconds, 2.5);
     }
 
@@ -368,10 +426,10 @@ mod tests {
         let mut pool = EndpointPool::default();
         let slot = pool.add(Endpoint::new("a"));
         let state = pool.get_mut(slot).unwrap();
-        state.book(1_000, 1_000, None);
+        state.book(1_000, 1_000);
         state.observe(waiting(4.0, 0.0), 0);
         assert_eq!(rows(&pool, 500.0, 0)[0].wait_seconds, 2.0, "4 waiting of 500 tokens each");
-        pool.get_mut(slot).unwrap().book(1_000, 600, None);
+        pool.get_mut(slot).unwrap().book(1_000, 600);
         assert!((rows(&pool, 500.0, 0)[0].wait_seconds - 2.6).abs() < 1e-6);
     }
 
@@ -418,5 +476,45 @@ mod tests {
         assert!(!state.observe(page(5.0), 0));
         assert!(!state.observe(page(5.0), 1));
         assert!(state.observe(page(0.0), 2));
+    }
+
+    #[test]
+    fn adapters_are_looked_up_by_name_and_models_only_if_known_as_one() {
+        let mut pool = EndpointPool::default();
+        let adapters = [(&["law", "tax"][..], &[][..], Some(2)), (&[], &["law"], Some(1)), (&[], &[], None)];
+        for (name, (running, waiting, max_adapters)) in ["a", "b", "c"].into_iter().zip(adapters) {
+            let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+            let (running_adapters, waiting_adapters) = (names(running), names(waiting));
+            let slot = pool.add(Endpoint::new(name));
+            pool.get_mut(slot).unwrap().metrics =
+                EndpointMetrics { running_adapters, waiting_adapters, max_adapters, ..Default::default() };
+        }
+        let states = |name: &str, guessed| {
+            let mut rows = rows(&pool, 0.0, 0);
+            pool.rate_adapter(name, guessed, &mut rows);
+            rows.iter().map(|row| row.adapter).collect::<Vec<_>>()
+        };
+        use AdapterState::{Full, NotNeeded, Running, Unknown, Waiting};
+        assert_eq!(states("law", true), [Running, Waiting, Unknown]);
+        assert_eq!(states("tax", false), [Running, Full, Unknown]);
+        assert_eq!(states("new", false), [Full, Full, Unknown]);
+        assert_eq!(states("llama", true), [NotNeeded; 3]);
+    }
+
+    #[test]
+    fn labels_say_who_only_does_prefill() {
+        let mut pool = EndpointPool::default();
+        for (name, label, role) in [
+            ("a", "llm-d.ai/role", "prefill"),
+            ("b", "role", "prefill"),
+            ("c", "role", "decode"),
+            ("d", "role", "both"),
+        ] {
+            let mut endpoint = Endpoint::new(name);
+            endpoint.labels.insert(label.to_owned(), role.to_owned());
+            pool.add(endpoint);
+        }
+        let prefill_only: Vec<_> = rows(&pool, 0.0, 0).iter().map(|row| row.prefill_only).collect();
+        assert_eq!(prefill_only, [true, true, false, false]);
     }
 }

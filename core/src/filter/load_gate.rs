@@ -1,6 +1,6 @@
 //! `load-gate-filter`: drops an endpoint whose predicted wait costs clearly more than its cached prefix saves.
 //!
-//! Dropped if `W_e − min W > gate + M_e / ρ_e`, with W_e the predicted seconds before a prefill starts, M_e the matched
+//! The gate is `load_gate_seconds` of the configuration. Dropped if `W_e − min W > gate + M_e / ρ_e`, with W_e the predicted seconds before a prefill starts, M_e the matched
 //! tokens and ρ_e the prefill rate in tokens per second. Endpoints without a known rate stay. The endpoint with the
 //! shortest wait always stays, so the list is never emptied.
 //!
@@ -12,7 +12,7 @@ use super::Filter;
 use crate::endpoint::Candidate;
 use crate::profile::RequestView;
 
-/// Name in errors and explanations.
+/// Name in configurations, errors and explanations.
 pub const TYPE: &str = "load-gate-filter";
 
 /// See the [module](self).
@@ -44,7 +44,8 @@ impl Filter for LoadGateFilter {
         let shortest = shortest_wait(candidates);
         for (keep, candidate) in keep.iter_mut().zip(candidates) {
             // A comparison with `NaN` is false: what is not known is not dropped.
-            *keep = !(self.margin_seconds(candidate, shortest) < 0.0);
+            let is_too_long = self.margin_seconds(candidate, shortest) < 0.0;
+            *keep = !is_too_long;
         }
     }
 }

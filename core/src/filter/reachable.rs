@@ -6,7 +6,7 @@ use super::Filter;
 use crate::endpoint::Candidate;
 use crate::profile::RequestView;
 
-/// Name in errors and explanations.
+/// Name in configurations, errors and explanations.
 pub const TYPE: &str = "reachable-filter";
 
 /// See the [module](self).

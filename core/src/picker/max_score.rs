@@ -5,10 +5,16 @@
 //! endpoint again; any other goes to the endpoint that has waited longest for a cold request. Always taking the first,
 //! pure rotation and pure chance each have known failures: they herd, they scatter prefixes, they do both by turns.
 //!
-//! Source: the endpoint picker of the Gateway API Inference Extension, `max-score-picker`; rendezvous hashing after
+//! | parameter | unit | default |
+//! |---|---|---|
+//! | `random_ties` | 1 to let chance decide among equals, evenly | 0 |
+//!
+//! Source: the endpoint picker of the Gateway API Inference Extension, `max-score-picker` (there always with random ties); rendezvous hashing after
 //! Thaler and Ravishankar, "A name-based mapping scheme for rendezvous" (1996).
 
 use super::{Picker, TieRule};
+use crate::Error;
+use crate::config::PickerConfig;
 use crate::endpoint::Candidate;
 use crate::profile::RequestView;
 
@@ -20,7 +26,18 @@ const TIE_BAND: f32 = 1e-6;
 
 /// See the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MaxScorePicker;
+pub struct MaxScorePicker {
+    random_ties: bool,
+}
+
+impl MaxScorePicker {
+    pub(crate) fn from_config(config: &PickerConfig) -> Result<Self, Error> {
+        let mut parameters = config.parameters();
+        let picker = Self { random_ties: parameters.switch("random_ties")? };
+        parameters.finish()?;
+        Ok(picker)
+    }
+}
 
 impl Picker for MaxScorePicker {
     fn name(&self) -> &'static str {
@@ -35,7 +52,9 @@ impl Picker for MaxScorePicker {
         count: usize,
         ranking: &mut Vec<usize>,
     ) -> TieRule {
-        let rule = if request.is_warm || request.has_session {
+        let rule = if self.random_ties {
+            TieRule::Random
+        } else if request.is_warm || request.has_session {
             TieRule::Rendezvous
         } else {
             TieRule::LeastRecentlyCold
@@ -44,25 +63,22 @@ impl Picker for MaxScorePicker {
         while ranking.len() < count.min(candidates.len()) {
             let free = || totals.iter().zip(candidates).enumerate().filter(|(at, _)| !ranking.contains(at));
             let best = free().map(|(_, (&total, _))| total).fold(f32::NEG_INFINITY, f32::max);
-            let equals = free().filter(|(_, (total, _))| **total >= best - TIE_BAND);
+            let mut equals = free().filter(|(_, (total, _))| **total >= best - TIE_BAND);
             if ranking.is_empty() {
                 tied = equals.clone().count();
             }
             let chosen = match rule {
-                TieRule::Rendezvous => {
-                    equals.max_by_key(|(_, (_, candidate))| rendezvous(request, candidate))
+                TieRule::Random => {
+                    equals.nth(request.random_below(ranking.len() as u64, equals.clone().count()))
                 }
-                _ => equals.min_by_key(|(_, (_, candidate))| candidate.last_cold_pick),
+                TieRule::Rendezvous => {
+                    equals.max_by_key(|(_, (_, candidate))| candidate.rendezvous_hash(request.affinity_key))
+                }
+                _ => equals.min_by_key(|(_, (_, candidate))| candidate.cold_rank),
             };
             let Some((at, _)) = chosen else { break };
             ranking.push(at);
         }
         if tied > 1 { rule } else { TieRule::Unique }
     }
-}
-
-/// A number that depends on the key and the endpoint's name alone, evenly distributed over both.
-fn rendezvous(request: &RequestView, candidate: &Candidate) -> u64 {
-    let product = u128::from(request.affinity_key ^ candidate.name_hash) * 0x9E37_79B9_7F4A_7C15;
-    (product >> 64) as u64 ^ product as u64
 }

@@ -1,7 +1,11 @@
 //! `kv-cache-utilization-scorer`: the free share of the KV cache.
 //!
 //! Score: `1 − min(1, u_e)`, with u_e the share in use: as scraped, plus the uncached tokens booked since that scrape
-//! over the capacity, when the engine reports one. No parameters.
+//! over the capacity, when the engine reports one.
+//!
+//! | parameter | unit | default |
+//! |---|---|---|
+//! | `scraped` | 1 to take u as it was last scraped, of any age | 0 |
 //!
 //! Source: the endpoint picker of the Gateway API Inference Extension, `kv-cache-utilization-scorer` (`1 − u`).
 
@@ -16,12 +20,16 @@ pub const TYPE: &str = "kv-cache-utilization-scorer";
 
 /// See the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KvCacheUtilizationScorer;
+pub struct KvCacheUtilizationScorer {
+    scraped: bool,
+}
 
 impl KvCacheUtilizationScorer {
     pub(crate) fn from_config(config: &ScorerConfig) -> Result<Self, Error> {
-        config.parameters().finish()?;
-        Ok(Self)
+        let mut parameters = config.parameters();
+        let scorer = Self { scraped: parameters.switch("scraped")? };
+        parameters.finish()?;
+        Ok(scorer)
     }
 }
 
@@ -30,15 +38,15 @@ impl Scorer for KvCacheUtilizationScorer {
         TYPE
     }
 
-    fn score(&self, _request: &RequestView, candidates: &[Candidate], out: &mut [f32]) {
+    fn score(&self, request: &RequestView, candidates: &[Candidate], out: &mut [f32]) {
         for (place, candidate) in out.iter_mut().zip(candidates) {
             // `f32::min` would turn a missing value into 1.
-            let used = candidate.kv_cache_utilization;
+            let used = self.raw(request, candidate);
             *place = if used > 1.0 { 0.0 } else { 1.0 - used };
         }
     }
 
     fn raw(&self, _request: &RequestView, candidate: &Candidate) -> f32 {
-        candidate.kv_cache_utilization
+        if self.scraped { candidate.scraped_kv_cache_utilization } else { candidate.kv_cache_utilization }
     }
 }

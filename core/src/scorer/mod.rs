@@ -5,21 +5,56 @@
 //! | [`prefix-cache-scorer`](prefix_cache) | share of the prompt that the endpoint holds |
 //! | [`queue-scorer`](queue) | effective queue between the longest (0) and the shortest (1) |
 //! | [`kv-cache-utilization-scorer`](kv_cache_utilization) | free share of the KV cache |
+//! | [`running-requests-size-scorer`](running_requests_size) | running batch between the largest (0) and the smallest (1) |
+//! | [`load-aware-scorer`](load_aware) | 0.5 for an empty queue, 0 at a threshold |
+//! | [`least-requests`](least_requests) | own requests in flight between the most (0) and the fewest (1) |
+//! | [`active-request-scorer`](active_request) | 1 for idle endpoints, then own requests against the busiest |
+//! | [`token-load-scorer`](token_load) | prompt tokens in flight against a threshold |
+//! | [`lora-affinity-scorer`](lora_affinity) | whether the request's adapter is loaded |
+//! | [`session-affinity-scorer`](session_affinity) | 1 for the endpoint that served the session last |
+//! | [`no-hit-lru-scorer`](no_hit_lru) | how long an endpoint was given no cold request |
+//! | [`time-to-first-token-scorer`](time_to_first_token) | shortest predicted time to the first token over this one's |
+//! | [`uncached-times-batch-scorer`](uncached_times_batch) | smallest product of uncached tokens and batch over this one's |
 //!
 //! To add one: copy a file, add a line here, in [`build`] and in [`TYPES`], and a row to
-//! `testdata/scorers.json`.
+//! `testdata/scorers.json`. One that is written outside of this crate plugs in by
+//! [`SchedulerBuilder::scorer`](crate::SchedulerBuilder::scorer).
 
+pub mod active_request;
 pub mod kv_cache_utilization;
+pub mod least_requests;
+pub mod load_aware;
+pub mod lora_affinity;
+pub mod no_hit_lru;
 pub mod prefix_cache;
 pub mod queue;
+pub mod running_requests_size;
+pub mod session_affinity;
+pub mod time_to_first_token;
+pub mod token_load;
+pub mod uncached_times_batch;
 
 use crate::Error;
-use crate::config::ScorerConfig;
+use crate::config::{ScorerConfig, unknown_name};
 use crate::endpoint::Candidate;
 use crate::profile::RequestView;
 
 /// Type names of all scorers, as they are written in a configuration.
-pub const TYPES: [&str; 3] = [prefix_cache::TYPE, queue::TYPE, kv_cache_utilization::TYPE];
+pub const TYPES: [&str; 13] = [
+    prefix_cache::TYPE,
+    queue::TYPE,
+    kv_cache_utilization::TYPE,
+    running_requests_size::TYPE,
+    load_aware::TYPE,
+    least_requests::TYPE,
+    active_request::TYPE,
+    token_load::TYPE,
+    lora_affinity::TYPE,
+    session_affinity::TYPE,
+    no_hit_lru::TYPE,
+    time_to_first_token::TYPE,
+    uncached_times_batch::TYPE,
+];
 
 /// Rates candidates for one request.
 ///
@@ -39,18 +74,54 @@ pub trait Scorer: Send + Sync + std::fmt::Debug {
 }
 
 /// Makes a scorer from its configuration.
-pub(crate) fn build(config: &ScorerConfig) -> Result<Box<dyn Scorer>, Error> {
-    match config.scorer_type.as_str() {
-        prefix_cache::TYPE => Ok(Box::new(prefix_cache::PrefixCacheScorer::from_config(config)?)),
-        queue::TYPE => Ok(Box::new(queue::QueueScorer::from_config(config)?)),
+///
+/// Use this to try a scorer on a table of values; a [`Scheduler`](crate::Scheduler) makes its own.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] names an unknown type or parameter, or a parameter out of its range.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::config::ScorerConfig;
+/// use p3sched::endpoint::Candidate;
+/// use p3sched::profile::RequestView;
+/// use p3sched::scorer;
+///
+/// let least_requests = scorer::build(&ScorerConfig::new("least-requests", 1.0))?;
+/// let mut candidates = [Candidate::default(); 2];
+/// candidates[0].requests_in_flight = 3;
+/// let mut scores = [f32::NAN; 2];
+/// least_requests.score(&RequestView::default(), &candidates, &mut scores);
+/// assert_eq!(scores, [0.0, 1.0]);
+/// # Ok::<(), p3sched::Error>(())
+/// ```
+pub fn build(config: &ScorerConfig) -> Result<Box<dyn Scorer>, Error> {
+    Ok(match config.scorer_type.as_str() {
+        prefix_cache::TYPE => Box::new(prefix_cache::PrefixCacheScorer::from_config(config)?),
+        queue::TYPE => Box::new(queue::QueueScorer::from_config(config)?),
         kv_cache_utilization::TYPE => {
-            Ok(Box::new(kv_cache_utilization::KvCacheUtilizationScorer::from_config(config)?))
+            Box::new(kv_cache_utilization::KvCacheUtilizationScorer::from_config(config)?)
         }
-        unknown => Err(Error::InvalidConfig(format!(
-            "unknown scorer type `{unknown}`, expected one of: {}",
-            TYPES.join(", ")
-        ))),
-    }
+        running_requests_size::TYPE => {
+            Box::new(running_requests_size::RunningRequestsSizeScorer::from_config(config)?)
+        }
+        load_aware::TYPE => Box::new(load_aware::LoadAwareScorer::from_config(config)?),
+        least_requests::TYPE => Box::new(least_requests::LeastRequestsScorer::from_config(config)?),
+        active_request::TYPE => Box::new(active_request::ActiveRequestScorer::from_config(config)?),
+        token_load::TYPE => Box::new(token_load::TokenLoadScorer::from_config(config)?),
+        lora_affinity::TYPE => Box::new(lora_affinity::LoraAffinityScorer::from_config(config)?),
+        session_affinity::TYPE => Box::new(session_affinity::SessionAffinityScorer::from_config(config)?),
+        no_hit_lru::TYPE => Box::new(no_hit_lru::NoHitLruScorer::from_config(config)?),
+        time_to_first_token::TYPE => {
+            Box::new(time_to_first_token::TimeToFirstTokenScorer::from_config(config)?)
+        }
+        uncached_times_batch::TYPE => {
+            Box::new(uncached_times_batch::UncachedTimesBatchScorer::from_config(config)?)
+        }
+        unknown => return Err(unknown_name("scorer type", unknown, &TYPES)),
+    })
 }
 
 /// (max − v) / (max − min) over the finite values; all equal gives 1, a missing value stays `NaN`.
@@ -63,6 +134,18 @@ pub(crate) fn smaller_is_better(values: impl Iterator<Item = f32> + Clone, out: 
         *place = match value {
             value if !value.is_finite() => f32::NAN,
             value if range > 0.0 => (max - value) / range,
+            _ => 1.0,
+        };
+    }
+}
+
+/// (min v) / v over the finite values, which must not be negative; 0 over 0 is 1, a missing value stays `NaN`.
+pub(crate) fn smallest_over(values: impl Iterator<Item = f32> + Clone, out: &mut [f32]) {
+    let smallest = values.clone().filter(|value| value.is_finite()).fold(f32::INFINITY, f32::min);
+    for (place, value) in out.iter_mut().zip(values) {
+        *place = match value {
+            value if !value.is_finite() => f32::NAN,
+            value if value > 0.0 => smallest / value,
             _ => 1.0,
         };
     }

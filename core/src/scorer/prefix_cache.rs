@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `length_weight` | share in [0, 1] | 0 |
 //! | `scale_tokens` | tokens | 8192 |
+//! | `whole_blocks` | 1 to take I as the tokens of the whole blocks that were looked up | 0 |
 //!
 //! Source: the endpoint picker of the Gateway API Inference Extension, `prefix-cache-scorer` (matched / total blocks).
 
@@ -24,6 +25,7 @@ pub const TYPE: &str = "prefix-cache-scorer";
 pub struct PrefixCacheScorer {
     length_weight: f32,
     scale_tokens: f32,
+    whole_blocks: bool,
 }
 
 impl PrefixCacheScorer {
@@ -32,6 +34,7 @@ impl PrefixCacheScorer {
         let scorer = Self {
             length_weight: parameters.number("length_weight", 0.0, 0.0..=1.0)? as f32,
             scale_tokens: parameters.number("scale_tokens", 8192.0, 1.0..=1e9)? as f32,
+            whole_blocks: parameters.switch("whole_blocks")?,
         };
         parameters.finish()?;
         Ok(scorer)
@@ -44,12 +47,13 @@ impl Scorer for PrefixCacheScorer {
     }
 
     fn score(&self, request: &RequestView, candidates: &[Candidate], out: &mut [f32]) {
+        let tokens = if self.whole_blocks { request.hashed_tokens } else { request.prompt_tokens };
         // An empty prompt matches nothing, wherever it goes.
-        let share = if request.prompt_tokens == 0 { 0.0 } else { 1.0 / request.prompt_tokens as f32 };
+        let tokens = tokens.max(1) as f32;
         for (place, candidate) in out.iter_mut().zip(candidates) {
             let matched = candidate.matched_tokens as f32;
             let length = (matched / self.scale_tokens).min(1.0);
-            *place = (1.0 - self.length_weight) * matched * share + self.length_weight * length * length;
+            *place = (1.0 - self.length_weight) * matched / tokens + self.length_weight * length * length;
         }
     }
 

@@ -2,7 +2,11 @@
 //!
 //! Score: `(max q − q_e) / (max q − min q)`; all equal gives 1. q is the effective queue: the predicted seconds before
 //! a new prefill starts (own booked work, the scraped queue corrected by it), or requests where no prefill rate is
-//! known. No parameters.
+//! known.
+//!
+//! | parameter | unit | default |
+//! |---|---|---|
+//! | `scraped` | 1 to take q as it was last scraped, in requests and of any age | 0 |
 //!
 //! Source: the endpoint picker of the Gateway API Inference Extension, `queue-scorer`, there over the scraped
 //! `num_requests_waiting` alone.
@@ -18,12 +22,16 @@ pub const TYPE: &str = "queue-scorer";
 
 /// See the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueScorer;
+pub struct QueueScorer {
+    scraped: bool,
+}
 
 impl QueueScorer {
     pub(crate) fn from_config(config: &ScorerConfig) -> Result<Self, Error> {
-        config.parameters().finish()?;
-        Ok(Self)
+        let mut parameters = config.parameters();
+        let scorer = Self { scraped: parameters.switch("scraped")? };
+        parameters.finish()?;
+        Ok(scorer)
     }
 }
 
@@ -32,11 +40,11 @@ impl Scorer for QueueScorer {
         TYPE
     }
 
-    fn score(&self, _request: &RequestView, candidates: &[Candidate], out: &mut [f32]) {
-        smaller_is_better(candidates.iter().map(|candidate| candidate.queue), out);
+    fn score(&self, request: &RequestView, candidates: &[Candidate], out: &mut [f32]) {
+        smaller_is_better(candidates.iter().map(|candidate| self.raw(request, candidate)), out);
     }
 
     fn raw(&self, _request: &RequestView, candidate: &Candidate) -> f32 {
-        candidate.queue
+        if self.scraped { candidate.scraped_waiting_requests } else { candidate.queue }
     }
 }

@@ -1,0 +1,36 @@
+//! `lora-filter`: drops endpoints that would have to evict another adapter for the request's, while one need not.
+//!
+//! Drops an endpoint whose places are all held by other adapters, and one that reports no adapters at all, as long as any
+//! endpoint has the adapter, has it waiting or has room for it. A request for a plain model drops nothing. No parameters.
+//!
+//! Source: the endpoint picker of the Gateway API Inference Extension, its former `lora-affinity-filter`.
+
+use super::Filter;
+use crate::endpoint::{AdapterState, Candidate};
+use crate::profile::RequestView;
+
+/// Name in configurations, errors and explanations.
+pub const TYPE: &str = "lora-filter";
+
+/// See the [module](self).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoraFilter;
+
+impl Filter for LoraFilter {
+    fn name(&self) -> &'static str {
+        TYPE
+    }
+
+    fn filter(&self, _request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
+        if !candidates.iter().any(can_serve) {
+            return;
+        }
+        for (keep, candidate) in keep.iter_mut().zip(candidates) {
+            *keep = can_serve(candidate);
+        }
+    }
+}
+
+fn can_serve(candidate: &Candidate) -> bool {
+    !matches!(candidate.adapter, AdapterState::Full | AdapterState::Unknown)
+}
