@@ -13,3 +13,4 @@ pub mod health;
 pub mod scrape;
 pub mod server;
 pub mod tls;
+mod workers;

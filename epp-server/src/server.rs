@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tonic::transport::server::{Router as GrpcRouter, TcpIncoming};
+use tonic::transport::server::Router as GrpcRouter;
 use tonic::transport::{Server as GrpcServer, ServerTlsConfig};
 
 use crate::admin;
@@ -22,6 +23,7 @@ use crate::ext_proc::service::Service;
 use crate::health;
 use crate::scrape::Scraper;
 use crate::tls;
+use crate::workers;
 
 /// What one stream may have in flight; chunks of a body are 64 KiB at most.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -111,10 +113,11 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let (closing, closed) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let grpc = self.grpc_service()?;
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let services = (0..threads).map(|_| self.grpc_service()).collect::<Result<Vec<_>, _>>()?;
         let (readiness, health) = health::service().await;
-        tasks.spawn(serve_grpc(grpc, self.grpc, closed.clone()));
-        tasks.spawn(serve_grpc(GrpcServer::builder().add_service(health), self.health, closed.clone()));
+        tasks.spawn(workers::serve(services, self.grpc, closed.clone()));
+        tasks.spawn(workers::serve(vec![GrpcServer::builder().add_service(health)], self.health, closed));
         let routes = admin::routes(Arc::clone(&self.metrics));
         tasks.spawn(async move {
             axum::serve(self.metrics_port, routes).await.map_err(|error| error.to_string())
@@ -150,7 +153,6 @@ impl Server {
 
     fn grpc_service(&self) -> Result<GrpcRouter, String> {
         let mut builder = GrpcServer::builder()
-            .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(u32::MAX)
@@ -163,19 +165,6 @@ impl Server {
         }
         Ok(builder.add_service(Service::server(Arc::clone(&self.router), self.settings.limits)))
     }
-}
-
-async fn serve_grpc(
-    service: GrpcRouter,
-    listener: TcpListener,
-    mut closed: watch::Receiver<bool>,
-) -> Result<(), String> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let stop = async move {
-        // An error means that the server is gone, which is as good a reason to stop.
-        let _stopped = closed.wait_for(|closed| *closed).await;
-    };
-    service.serve_with_incoming_shutdown(incoming, stop).await.map_err(|error| error.to_string())
 }
 
 /// Serves on for `limit` at most; ends early when no stream was open for [`QUIET`].
