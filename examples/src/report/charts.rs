@@ -9,7 +9,7 @@ use plotters::chart::ChartBuilder;
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::drawing::IntoDrawingArea;
 use plotters::element::{Circle, Rectangle, Text};
-use plotters::prelude::{Cartesian2d, ChartContext, IntoLogRange, SVGBackend};
+use plotters::prelude::{BindKeyPoints, Cartesian2d, ChartContext, IntoLogRange, SVGBackend};
 use plotters::series::LineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, RGBColor, TextStyle};
@@ -96,10 +96,11 @@ fn time_to_first_token(routings: &[Routing<'_>; 2], width: u32) -> Result<String
     let end = all().map(|(at, _)| *at).fold(1.0, f64::max);
     let (low, high) =
         all().fold((f64::MAX, 1.0_f64), |(low, high), (_, wait)| (low.min(*wait), high.max(*wait)));
+    let waits = (low.min(high) * 0.8..high * 1.25).log_scale();
+    let labels = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5].iter().flat_map(|power| [*power, power * 2.0, power * 5.0]);
     svg(width, |area| {
-        let mut plane = plane(area, width)
-            .build_cartesian_2d(0.0..end, (low.min(high) * 0.8..high * 1.25).log_scale())
-            .map_err(drawing_failed)?;
+        let waits = waits.with_key_points(labels.collect());
+        let mut plane = plane(area, width).build_cartesian_2d(0.0..end, waits).map_err(drawing_failed)?;
         axes(&mut plane, "seconds", &|wait| format!("{wait:.0} ms"))?;
         for (points, color) in points.iter().zip(SERIES) {
             let dots = points.iter().map(|point| Circle::new(*point, 2, color.mix(0.7).filled()));

@@ -66,13 +66,13 @@ impl Plan {
             (EngineKind::Simulator, false) => simulator,
             (EngineKind::Simulator, true) => Self {
                 levels: vec![
-                    level(1, 6, 1),
+                    level(1, 3, 1),
                     level(5, 24, 1),
-                    level(10, 24, 1),
+                    level(10, 12, 1),
                     level(20, 48, 1),
-                    level(50, 60, 1),
+                    level(50, 50, 1),
                 ],
-                failure_duration: Duration::from_secs(6),
+                failure_duration: Duration::from_secs(5),
                 ..simulator
             },
             // Twelve groups of ten requests with little of their own, from four clients.
@@ -80,6 +80,7 @@ impl Plan {
                 groups: 12,
                 user_tokens: 24,
                 levels: vec![level(4, 120, 1)],
+                burst_tail_tokens: 800,
                 failure_clients: 3,
                 failure_duration: Duration::from_secs(12),
                 ..simulator
