@@ -8,7 +8,6 @@ use serde::Serialize;
 use crate::endpoint::Candidate;
 use crate::picker::TieRule;
 use crate::profile::{Profile, RequestView, Workspace};
-use crate::scheduler::known_value;
 
 /// Which endpoint serves a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -199,4 +198,8 @@ impl EndpointExplanation {
             None => writeln!(f),
         }
     }
+}
+
+pub(crate) fn known_value(value: f32) -> Option<f32> {
+    value.is_finite().then_some(value)
 }

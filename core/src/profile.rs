@@ -304,6 +304,44 @@ mod tests {
         }
     }
 
+    #[derive(Deserialize)]
+    struct Presets {
+        request: RequestView,
+        candidates: Vec<Candidate>,
+        cases: Vec<PresetCase>,
+    }
+
+    #[derive(Deserialize)]
+    struct PresetCase {
+        preset: String,
+        eligible: Vec<u32>,
+        totals: Vec<f32>,
+        chosen: u32,
+    }
+
+    #[test]
+    fn presets_match_the_corpus() {
+        let corpus: Presets = serde_json::from_str(include_str!("../testdata/presets.json")).unwrap();
+        let tested: Vec<_> = corpus.cases.iter().map(|case| case.preset.as_str()).collect();
+        assert_eq!(tested, crate::preset::names().collect::<Vec<_>>());
+        for case in corpus.cases {
+            let config = SchedulerConfig::preset(&case.preset).unwrap();
+            let profile = Profile::new(&config, CustomPlugins::default()).unwrap();
+            let mut workspace = Workspace { candidates: corpus.candidates.clone(), ..Workspace::default() };
+            profile.run(&corpus.request, &mut workspace).unwrap();
+            let eligible: Vec<_> = workspace.candidates.iter().map(|candidate| candidate.endpoint).collect();
+            assert_eq!(eligible, case.eligible, "{}", case.preset);
+            let near = |(total, expected): (&f32, &f32)| (total - expected).abs() < 2e-6;
+            assert!(
+                workspace.totals.iter().zip(&case.totals).all(near),
+                "{}: {:?}",
+                case.preset,
+                workspace.totals
+            );
+            assert_eq!(eligible[workspace.ranking[0]], case.chosen, "{}", case.preset);
+        }
+    }
+
     #[test]
     fn missing_scores_count_as_the_mean_and_wild_ones_are_clamped() {
         let mut scores = [f32::NAN, 0.2, 7.0, f32::NAN];

@@ -1,6 +1,7 @@
 //! `Scheduler`: the five steps of a pick, and what keeps their inputs true.
 
 mod builder;
+mod outcome;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,51 +10,20 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::block_hash::BlockHasher;
-use crate::decision::{Decision, Explanation};
+use crate::decision::{Decision, Explanation, known_value};
 use crate::endpoint::ledger::{Booking, Expired, Ledger};
-use crate::endpoint::pool::{EndpointPool, EndpointState, LoadModel, NANOSECONDS};
+use crate::endpoint::pool::{EndpointPool, EndpointState, LoadModel, NANOSECONDS, nanoseconds};
 use crate::endpoint::session::Sessions;
 use crate::endpoint::{Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
 use crate::filter::load_gate;
 use crate::picker::TieRule;
 use crate::prefix_index::PrefixIndex;
 use crate::profile::{CustomPlugins, Profile, RequestView, Workspace, split_mix};
-use crate::scorer::session_affinity::{self, SessionAffinityScorer};
 use crate::stats::{Counters, EndpointStats, IndexStats, Stats};
 use crate::{Error, Request, SchedulerConfig};
 
 pub use builder::SchedulerBuilder;
-
-/// How a request ended.
-///
-/// # Example
-///
-/// ```
-/// use p3sched::Outcome;
-///
-/// let outcome = Outcome { cached_tokens: Some(1_408), ..Outcome::success() };
-/// assert!(outcome.success);
-/// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// Whether the endpoint answered the request.
-    pub success: bool,
-    /// `usage.prompt_tokens`, if the engine reported it.
-    pub prompt_tokens: Option<u32>,
-    /// `usage.completion_tokens`, if the engine reported it.
-    pub completion_tokens: Option<u32>,
-    /// `usage.prompt_tokens_details.cached_tokens`, if the engine reported it.
-    pub cached_tokens: Option<u32>,
-    /// The endpoint that really served, where that may be another one than the chosen (retries, fallbacks).
-    pub served_by: Option<String>,
-}
-
-impl Outcome {
-    /// The endpoint answered; nothing more is known.
-    pub fn success() -> Self {
-        Self { success: true, ..Self::default() }
-    }
-}
+pub use outcome::Outcome;
 
 /// Picks endpoints for requests.
 ///
@@ -128,7 +98,7 @@ impl Scheduler {
             ledger: Ledger::new(),
             counters: Counters::default(),
             mean_uncached_tokens: 0.0,
-            sessions: remembered_sessions(&config)?,
+            sessions: Sessions::from_config(&config)?,
             adapters_reported: false,
             matched_blocks: Vec::new(),
             workspace: Workspace::default(),
@@ -620,22 +590,4 @@ fn affinity_key(request: &Request, hashes: &[u64]) -> u64 {
         Some(session) => xxh3_64(session.as_bytes()),
         None => hashes.first().copied().unwrap_or(0),
     }
-}
-
-/// A memory of sessions, if the configuration has a scorer that asks for it.
-fn remembered_sessions(config: &SchedulerConfig) -> Result<Option<Sessions>, Error> {
-    let mut scorers = config.scorers.iter();
-    let Some(scorer) = scorers.find(|scorer| scorer.scorer_type == session_affinity::TYPE) else {
-        return Ok(None);
-    };
-    let scorer = SessionAffinityScorer::from_config(scorer)?;
-    Ok(Some(Sessions::new(nanoseconds(scorer.ttl_seconds), scorer.max_sessions)))
-}
-
-pub(crate) fn known_value(value: f32) -> Option<f32> {
-    value.is_finite().then_some(value)
-}
-
-fn nanoseconds(seconds: f64) -> u64 {
-    (seconds * NANOSECONDS) as u64
 }

@@ -13,6 +13,10 @@ use super::{AdapterState, Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
 
 pub(crate) const NANOSECONDS: f64 = 1e9;
 
+pub(crate) fn nanoseconds(seconds: f64) -> u64 {
+    (seconds * NANOSECONDS) as u64
+}
+
 /// How load is computed from what was scraped and what was booked; times in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LoadModel {

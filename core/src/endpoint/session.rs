@@ -4,6 +4,10 @@ use std::collections::VecDeque;
 
 use ahash::AHashMap;
 
+use super::pool::nanoseconds;
+use crate::scorer::session_affinity::{self, SessionAffinityScorer};
+use crate::{Error, SchedulerConfig};
+
 /// How many sessions that were used again may be passed over before one is forgotten for want of room.
 const SECOND_CHANCES: usize = 8;
 
@@ -25,6 +29,16 @@ struct Session {
 }
 
 impl Sessions {
+    /// What the configuration's session scorer asks for; `None` without one.
+    pub(crate) fn from_config(config: &SchedulerConfig) -> Result<Option<Self>, Error> {
+        let mut scorers = config.scorers.iter();
+        let Some(scorer) = scorers.find(|scorer| scorer.scorer_type == session_affinity::TYPE) else {
+            return Ok(None);
+        };
+        let scorer = SessionAffinityScorer::from_config(scorer)?;
+        Ok(Some(Self::new(nanoseconds(scorer.ttl_seconds), scorer.max_sessions)))
+    }
+
     /// Remembers at most `max_sessions`, each for `ttl` nanoseconds after its last request.
     pub(crate) fn new(ttl: u64, max_sessions: usize) -> Self {
         Self { ttl, max_sessions, by_key: AHashMap::new(), queue: VecDeque::new() }
