@@ -96,10 +96,12 @@ fn time_to_first_token(routings: &[Routing<'_>; 2], width: u32) -> Result<String
     let end = all().map(|(at, _)| *at).fold(1.0, f64::max);
     let (low, high) =
         all().fold((f64::MAX, 1.0_f64), |(low, high), (_, wait)| (low.min(*wait), high.max(*wait)));
-    let waits = (low.min(high) * 0.8..high * 1.25).log_scale();
-    let labels = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5].iter().flat_map(|power| [*power, power * 2.0, power * 5.0]);
+    let range = low.min(high) * 0.8..high * 1.25;
+    let powers = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5].into_iter();
+    let labels = powers.flat_map(|power| [power, power * 2.0, power * 5.0]);
+    let labels: Vec<_> = labels.filter(|label| range.contains(label)).collect();
     svg(width, |area| {
-        let waits = waits.with_key_points(labels.collect());
+        let waits = range.log_scale().with_key_points(labels);
         let mut plane = plane(area, width).build_cartesian_2d(0.0..end, waits).map_err(drawing_failed)?;
         axes(&mut plane, "seconds", &|wait| format!("{wait:.0} ms"))?;
         for (points, color) in points.iter().zip(SERIES) {
