@@ -45,6 +45,7 @@ fn body_scan(criterion: &mut Criterion) {
     let chinese = "敏捷的棕色狐狸跳过了懒狗，然后又回来再跳一次。";
     let bodies = [
         ("plain_4k", body(4_000, 4, plain)),
+        ("plain_400k_1_message", body(400_000, 1, plain)),
         ("plain_400k", body(400_000, 16, plain)),
         ("escape_per_80_bytes_400k", body(400_000, 16, escaped)),
         ("chinese_400k", body(400_000, 16, chinese)),

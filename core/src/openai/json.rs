@@ -4,9 +4,12 @@
 //! checked for their form, not for their range.
 
 use std::borrow::Cow;
+use std::mem;
 use std::ops::Range;
 
-use super::classify::{CHUNK, Classes, classify, is_plain};
+use simdutf8::compat::from_utf8;
+
+use super::classify::{CHUNK, Classes, classify, plain_chunks};
 
 /// Levels of arrays and objects that may be open at once.
 const MAX_DEPTH: u8 = 127;
@@ -50,19 +53,30 @@ fn excerpt(text: &[u8]) -> String {
 pub(crate) type Scan<T> = Result<T, Fault>;
 
 /// Where the content of what is scanned goes.
-pub(crate) trait Sink {
-    /// Takes the first `keep` bytes of a chunk.
-    fn chunk(&mut self, chunk: &[u8; CHUNK], keep: usize);
+pub(crate) trait Sink: Default {
+    /// Takes the first `length` bytes of a text, at most all.
+    fn start_of(&mut self, text: &[u8], length: usize);
     /// Takes a few bytes.
     fn bytes(&mut self, bytes: &[u8]);
 }
 
 impl Sink for Vec<u8> {
     #[inline]
-    fn chunk(&mut self, chunk: &[u8; CHUNK], keep: usize) {
+    fn start_of(&mut self, text: &[u8], length: usize) {
         // Copying a fixed length and cutting it is faster than copying a variable one.
-        self.extend_from_slice(chunk);
-        self.truncate(self.len() - CHUNK + keep);
+        if length <= CHUNK
+            && let Some(chunk) = text.first_chunk::<CHUNK>()
+        {
+            self.extend_from_slice(chunk);
+            self.truncate(self.len() - CHUNK + length);
+        } else if length <= 2 * CHUNK
+            && let Some(chunks) = text.first_chunk::<{ 2 * CHUNK }>()
+        {
+            self.extend_from_slice(chunks);
+            self.truncate(self.len() - 2 * CHUNK + length);
+        } else {
+            self.extend_from_slice(text.get(..length).unwrap_or(text));
+        }
     }
 
     #[inline]
@@ -72,15 +86,21 @@ impl Sink for Vec<u8> {
 }
 
 /// Drops everything: for values that only have to be valid.
+#[derive(Default)]
 pub(crate) struct Ignore;
 
 impl Sink for Ignore {
     #[inline]
-    fn chunk(&mut self, _: &[u8; CHUNK], _: usize) {}
+    fn start_of(&mut self, _: &[u8], _: usize) {}
 
     #[inline]
     fn bytes(&mut self, _: &[u8]) {}
 }
+
+/// After this many chunks without anything special it pays to ask for a run of them.
+const QUIET_CHUNKS: u32 = 3;
+/// Chunks that are passed over before they are copied: few enough to be in the first-level cache when they are.
+const RUN_CHUNKS: usize = 32;
 
 /// A string as it stands in the text.
 struct RawString {
@@ -340,39 +360,51 @@ impl<'a> Scanner<'a> {
 
     #[inline]
     fn raw_string<S: Sink>(&mut self, sink: &mut S) -> Scan<RawString> {
+        // A local variable stays in registers. After a fault nobody asks for what has been written.
+        let mut out = mem::take(sink);
         let start = self.at + 1;
-        let (mut at, mut escaped, mut non_ascii) = (start, false, false);
-        loop {
-            let mut rest = self.text.get(at..).unwrap_or_default();
-            while let Some((chunk, behind)) = rest.split_first_chunk()
-                && is_plain(chunk)
-            {
-                sink.chunk(chunk, CHUNK);
-                rest = behind;
-            }
-            let classes = match rest.first_chunk() {
-                Some(chunk) => {
-                    let classes = classify(chunk);
-                    sink.chunk(chunk, classes.plain);
-                    classes
-                }
-                None => last_chunk(rest, sink),
+        // Chunks are classified one after the other, whatever is found in them: only copies wait for escapes.
+        let (mut base, mut copied) = (start, start);
+        let (mut escaped, mut non_ascii) = (false, false);
+        let mut quiet = 0_u32;
+        let at = 'string: loop {
+            let rest = self.text.get(base..).unwrap_or_default();
+            let (chunks, _) = rest.as_chunks();
+            let run = if quiet < QUIET_CHUNKS {
+                0
+            } else {
+                plain_chunks(rest.get(..RUN_CHUNKS * CHUNK).unwrap_or(rest))
             };
-            at = self.text.len() - rest.len() + classes.plain;
-            non_ascii |= classes.non_ascii;
-            match self.text.get(at) {
-                _ if classes.plain == CHUNK => {}
-                Some(b'"') => break,
-                Some(b'\\') => {
-                    at = self.escape(at + 1, sink)?;
-                    escaped = true;
-                }
-                Some(_) => return Err(Fault { at, rule: "expected control characters in strings as `\\u`" }),
-                None => return Err(Fault { at, rule: "expected a closing double quote" }),
+            base += run * CHUNK;
+            if run == RUN_CHUNKS {
+                out.start_of(self.text.get(copied..).unwrap_or_default(), base - copied);
+                copied = base;
+                continue;
             }
-        }
+            let classes = match chunks.get(run) {
+                Some(chunk) => classify(chunk),
+                None => classify_end(rest.get(run * CHUNK..).unwrap_or_default()),
+            };
+            non_ascii |= classes.non_ascii;
+            quiet = if classes.special != 0 || classes.non_ascii { 0 } else { quiet + 1 };
+            for at in classes.places().map(|place| base + place) {
+                if at < copied {
+                    continue; // within the escape before
+                }
+                out.start_of(self.text.get(copied..).unwrap_or_default(), at - copied);
+                match self.text.get(at) {
+                    Some(b'"') => break 'string at,
+                    Some(b'\\') => copied = self.escape(at + 1, &mut out)?,
+                    Some(_) => return Err(Fault { at, rule: CONTROL_CHARACTER }),
+                    None => return Err(Fault { at, rule: "expected a closing double quote" }),
+                }
+                escaped = true;
+            }
+            base += CHUNK;
+        };
+        *sink = out;
         // An escape is ASCII outside and valid inside, so the raw bytes are valid exactly when the content is.
-        if non_ascii && let Err(error) = str::from_utf8(self.text.get(start..at).unwrap_or_default()) {
+        if non_ascii && let Err(error) = from_utf8(self.text.get(start..at).unwrap_or_default()) {
             return Err(Fault { at: start + error.valid_up_to(), rule: INVALID_UTF8 });
         }
         self.at = at + 1;
@@ -438,12 +470,11 @@ pub(crate) struct Items {
 /// Classifies the last bytes of a text. What lies behind them counts as a control character, so that the scan stops there.
 #[cold]
 #[inline(never)]
-fn last_chunk<S: Sink>(rest: &[u8], sink: &mut S) -> Classes {
+fn classify_end(rest: &[u8]) -> Classes {
     let mut padded = [0; CHUNK];
     padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    let classes = classify(&padded);
-    sink.chunk(&padded, classes.plain);
-    classes
+    classify(&padded)
 }
 
+const CONTROL_CHARACTER: &str = "expected control characters in strings as `\\u`";
 const INVALID_UTF8: &str = "expected UTF-8";
