@@ -28,17 +28,19 @@
 //! What it is not for: prompts whose hashes are not chained. The index then still terminates, but its
 //! answers mean nothing.
 
+pub(crate) mod event_index;
 mod holders;
 mod recency;
 mod run;
 mod storage;
 mod table;
+mod tree;
 mod validate;
 
 use holders::Holder;
 use recency::Recency;
 use run::Run;
-use table::{RootEntry, RootHolders, RootTable};
+use tree::{PathStep, Tree};
 
 /// Which endpoint holds which prefix: the picker's copy of the engines' KV caches.
 ///
@@ -63,15 +65,10 @@ use table::{RootEntry, RootHolders, RootTable};
 #[derive(Debug)]
 pub struct PrefixIndex {
     max_bytes: usize,
-    roots: RootTable,
-    runs: Vec<Run>,
+    tree: Tree,
     recency: Recency,
     /// The path of the insert in progress, head first; kept for its memory.
     path: Vec<PathStep>,
-    /// What the runs and their holders occupy outside `runs`.
-    run_bytes: usize,
-    unique_blocks: usize,
-    holdings: usize,
 }
 
 /// How much of a [`PrefixIndex`] is in use.
@@ -89,14 +86,6 @@ pub struct PrefixIndexStats {
     pub bytes: usize,
 }
 
-/// The part of a path that runs along one run.
-#[derive(Clone, Copy, Debug)]
-struct PathStep {
-    run: u32,
-    /// Leading blocks of the run that are on the path.
-    common: u32,
-}
-
 /// Steps of the path for which memory is kept between inserts.
 const KEPT_PATH: usize = 32;
 
@@ -107,16 +96,7 @@ impl PrefixIndex {
     /// A fixed remainder of about 1 KiB, and up to 48 bytes per endpoint slot, cannot be given back.
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
-        Self {
-            max_bytes,
-            roots: RootTable::new(),
-            runs: Vec::new(),
-            recency: Recency::default(),
-            path: Vec::new(),
-            run_bytes: 0,
-            unique_blocks: 0,
-            holdings: 0,
-        }
+        Self { max_bytes, tree: Tree::new(), recency: Recency::default(), path: Vec::new() }
     }
 
     /// Sets how many blocks an endpoint can hold; 0, as for every endpoint not heard of, holds none.
@@ -141,14 +121,7 @@ impl PrefixIndex {
     ///
     /// One probe of the root table per run on the path, a bisection where the path leaves a run, and the writes.
     pub fn find(&self, hashes: &[u64], matched: &mut [u32]) {
-        matched.fill(0);
-        let mut walk = self.walk(hashes);
-        let mut current = walk.next();
-        while let Some(found) = current {
-            let deeper = walk.next();
-            self.record(found, deeper, matched);
-            current = deeper;
-        }
+        self.tree.find(hashes, matched);
     }
 
     /// Notes that the endpoint now holds all blocks of the path `hashes` and has just used them, the head last.
@@ -193,81 +166,12 @@ impl PrefixIndex {
     #[must_use]
     pub fn stats(&self) -> PrefixIndexStats {
         PrefixIndexStats {
-            unique_blocks: self.unique_blocks,
-            runs: self.runs.len(),
-            holdings: self.holdings,
+            unique_blocks: self.tree.unique_blocks,
+            runs: self.tree.runs.len(),
+            holdings: self.tree.holdings,
             segments: self.recency.len(),
             bytes: self.bytes(),
         }
-    }
-}
-
-/// Finding.
-impl PrefixIndex {
-    fn walk<'a>(&'a self, path: &'a [u64]) -> Walk<'a> {
-        Walk { index: self, path, start: 0 }
-    }
-
-    #[inline]
-    fn record(&self, found: Found<'_>, deeper: Option<Found<'_>>, matched: &mut [u32]) {
-        let Found { root, start, common } = found;
-        match root.holders() {
-            RootHolders::One { endpoint, held } => {
-                if let Some(slot) = matched.get_mut(endpoint as usize) {
-                    *slot = start + held.min(common);
-                }
-            }
-            RootHolders::All(endpoints) => holders::record_all(endpoints, start + common, matched),
-            RootHolders::InRun => {
-                let Some(run) = self.run(root.run) else { return };
-                let deeper = deeper.filter(|deeper| deeper.root.holders() == RootHolders::InRun);
-                let deeper = deeper.and_then(|deeper| self.run(deeper.root.run));
-                run.holders.record(start, common, deeper.map(|run| &run.holders), matched);
-            }
-        }
-    }
-
-    #[inline]
-    fn run(&self, id: u32) -> Option<&Run> {
-        self.runs.get(id as usize)
-    }
-}
-
-/// The runs along a path, head first.
-struct Walk<'a> {
-    index: &'a PrefixIndex,
-    /// What is left of the path.
-    path: &'a [u64],
-    /// Blocks before it.
-    start: u32,
-}
-
-/// A run on a path.
-#[derive(Clone, Copy)]
-struct Found<'a> {
-    root: &'a RootEntry,
-    /// Blocks of the path before the run.
-    start: u32,
-    /// Leading blocks of the run that are on the path, at least 1.
-    common: u32,
-}
-
-impl<'a> Iterator for Walk<'a> {
-    type Item = Found<'a>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Found<'a>> {
-        let root = self.index.roots.get(*self.path.first()?)?;
-        let length = root.length();
-        let common = if self.path.get(length as usize - 1) == Some(&root.last) {
-            length
-        } else {
-            self.index.run(root.run)?.common_prefix(self.path)
-        };
-        let found = Found { root, start: self.start, common };
-        self.start += common;
-        self.path = self.path.get(common as usize..)?;
-        Some(found)
     }
 }
 
@@ -276,11 +180,13 @@ impl PrefixIndex {
     /// Makes sure that runs for the whole path exist, and leaves them in `self.path`.
     fn store(&mut self, hashes: &[u64]) {
         let mut path = std::mem::take(&mut self.path);
-        path.extend(self.walk(hashes).map(|found| PathStep { run: found.root.run, common: found.common }));
+        path.extend(
+            self.tree.walk(hashes).map(|found| PathStep { run: found.root.run, common: found.common }),
+        );
         let known: usize = path.iter().map(|step| step.common as usize).sum();
         let rest = hashes.get(known..).unwrap_or_default();
         if !rest.is_empty() && !self.extend_last(&mut path, rest) {
-            path.push(PathStep { run: self.add_run(rest), common: rest.len() as u32 });
+            path.push(PathStep { run: self.tree.add_run(rest), common: rest.len() as u32 });
         }
         self.path = path;
     }
@@ -288,34 +194,20 @@ impl PrefixIndex {
     /// Continues the path in the run where it ends, if it ends where that run ends.
     fn extend_last(&mut self, path: &mut [PathStep], rest: &[u64]) -> bool {
         let Some(step) = path.last_mut() else { return false };
-        let Some(run) = self.runs.get_mut(step.run as usize) else { return false };
-        if step.common != run.length() {
+        if self.tree.run(step.run).map(Run::length) != Some(step.common) {
             return false;
         }
-        self.run_bytes -= run.heap_bytes();
-        run.extend(rest);
-        self.run_bytes += run.heap_bytes();
-        self.unique_blocks += rest.len();
-        step.common = run.length();
+        self.tree.extend(step.run, rest);
+        step.common += rest.len() as u32;
         true
-    }
-
-    fn add_run(&mut self, hashes: &[u64]) -> u32 {
-        let id = self.runs.len() as u32;
-        let run = Run::new(hashes);
-        self.roots.insert(RootEntry::new(id, hashes, RootHolders::InRun));
-        self.run_bytes += run.heap_bytes();
-        self.unique_blocks += hashes.len();
-        storage::push(&mut self.runs, run);
-        id
     }
 
     /// Makes the run's blocks on the path held, and the endpoint's most recent.
     fn use_run(&mut self, endpoint: u32, PathStep { run, common }: PathStep) {
         let Some(before) = self.holder(run, endpoint) else {
-            let segment = self.recency.push(endpoint, run, common, recency::NONE);
+            let segment = self.recency.push(endpoint, run, common, recency::NONE, 0);
             self.recency.count(endpoint, common as isize);
-            self.holdings += 1;
+            self.tree.holdings += 1;
             return self.set_holder(run, Holder { endpoint, length: common, segment });
         };
         let length = before.length.max(common);
@@ -325,7 +217,7 @@ impl PrefixIndex {
             if let Some(segment) = self.recency.get_mut(head) {
                 segment.start = common;
             }
-            let segment = self.recency.push(endpoint, run, common, head);
+            let segment = self.recency.push(endpoint, run, common, head, 0);
             return self.set_holder(run, Holder { endpoint, length, segment });
         }
         if let Some(segment) = self.recency.get_mut(head) {
@@ -354,23 +246,11 @@ impl PrefixIndex {
     }
 
     fn holder(&self, run: u32, endpoint: u32) -> Option<Holder> {
-        self.run(run)?.holders.get(endpoint)
+        self.tree.holder(run, endpoint)
     }
 
     fn set_holder(&mut self, run: u32, holder: Holder) {
-        let slots = self.recency.slots();
-        self.change_holders(run, |run| run.holders.set(holder, slots));
-    }
-
-    /// Changes a run and keeps the sum of bytes and the run's root entry true.
-    fn change_holders(&mut self, id: u32, change: impl FnOnce(&mut Run)) {
-        let Some(run) = self.runs.get_mut(id as usize) else { return };
-        self.run_bytes -= run.heap_bytes();
-        change(run);
-        self.run_bytes += run.heap_bytes();
-        if let Some(root) = self.roots.get_mut(run.first()) {
-            root.update(&run.hashes, run.root_holders());
-        }
+        self.tree.set_holder(run, holder, self.recency.slots());
     }
 }
 
@@ -404,7 +284,7 @@ impl PrefixIndex {
         let forgotten = limit.min((segment.end - segment.start) as usize);
         let end = segment.end - forgotten as u32;
         self.recency.count(endpoint, -(forgotten as isize));
-        self.shorten_share(segment.run, endpoint, end);
+        self.tree.shorten_share(segment.run, endpoint, end, self.recency.slots());
         if end > segment.start {
             if let Some(segment) = self.recency.get_mut(id) {
                 segment.end = end;
@@ -412,32 +292,10 @@ impl PrefixIndex {
         } else {
             self.remove_segment(id);
         }
-        if self.run(segment.run).is_some_and(|run| run.holders.count() == 0) {
+        if self.tree.run(segment.run).is_some_and(|run| run.holders.count() == 0) {
             self.remove_run(segment.run);
         }
         forgotten
-    }
-
-    fn shorten_share(&mut self, run: u32, endpoint: u32, length: u32) {
-        let Some(holder) = self.holder(run, endpoint) else { return };
-        self.holdings -= usize::from(length == 0);
-        let slots = self.recency.slots();
-        let mut idle = 0;
-        self.change_holders(run, |run| {
-            if length == 0 {
-                run.holders.remove(endpoint);
-            } else {
-                run.holders.set(Holder { length, ..holder }, slots);
-            }
-            if holder.length == run.length() {
-                let longest = run.holders.longest();
-                idle = run.length() - longest;
-                if longest > 0 {
-                    run.truncate(longest);
-                }
-            }
-        });
-        self.unique_blocks -= idle as usize;
     }
 
     /// Removes a segment, and mends the chain of the one that takes its id.
@@ -447,7 +305,7 @@ impl PrefixIndex {
         }
         let old_id = self.recency.len() as u32;
         let Some(moved) = self.recency.get(id) else { return };
-        let Some(run) = self.runs.get_mut(moved.run as usize) else { return };
+        let Some(run) = self.tree.runs.get_mut(moved.run as usize) else { return };
         let Some(holder) = run.holders.get(moved.endpoint) else { return };
         if holder.segment == old_id {
             run.holders.set(Holder { segment: id, ..holder }, self.recency.slots());
@@ -467,17 +325,7 @@ impl PrefixIndex {
 
     /// Removes a run that nobody holds, and tells all who know it where the run that takes its id is now.
     fn remove_run(&mut self, id: u32) {
-        let Some(run) = self.run(id) else { return };
-        let (first, bytes) = (run.first(), run.heap_bytes());
-        self.roots.remove(first);
-        self.run_bytes -= bytes;
-        if !storage::remove(&mut self.runs, id) {
-            return;
-        }
-        let Some(moved) = self.runs.get(id as usize) else { return };
-        if let Some(root) = self.roots.get_mut(moved.first()) {
-            root.run = id;
-        }
+        let Some(moved) = self.tree.remove_run(id) else { return };
         let recency = &mut self.recency;
         moved.holders.for_each(|holder| {
             let mut at = holder.segment;
@@ -492,10 +340,6 @@ impl PrefixIndex {
     }
 
     fn bytes(&self) -> usize {
-        self.run_bytes
-            + self.roots.heap_bytes()
-            + storage::heap_bytes(&self.runs)
-            + storage::heap_bytes(&self.path)
-            + self.recency.heap_bytes()
+        self.tree.heap_bytes() + storage::heap_bytes(&self.path) + self.recency.heap_bytes()
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Segment {
     pub(super) deeper: u32,
     pub(super) newer: u32,
     pub(super) older: u32,
+    /// What the owner of the lists notes of a segment.
+    pub(super) mark: u32,
 }
 
 /// One endpoint's segments by recency, and how many blocks they may hold.
@@ -87,9 +89,9 @@ impl Recency {
     }
 
     /// Adds a segment as the endpoint's most recent; its blocks are counted by `count`.
-    pub(super) fn push(&mut self, endpoint: u32, run: u32, end: u32, deeper: u32) -> u32 {
+    pub(super) fn push(&mut self, endpoint: u32, run: u32, end: u32, deeper: u32, mark: u32) -> u32 {
         let id = self.segments.len() as u32;
-        let segment = Segment { run, endpoint, start: 0, end, deeper, newer: NONE, older: NONE };
+        let segment = Segment { run, endpoint, start: 0, end, deeper, newer: NONE, older: NONE, mark };
         storage::push(&mut self.segments, segment);
         self.link(id);
         id
@@ -179,10 +181,10 @@ mod tests {
         let mut recency = Recency::default();
         recency.set_capacity(0, 10);
         recency.set_capacity(1, 10);
-        let a = recency.push(0, 100, 1, NONE);
-        let b = recency.push(1, 200, 1, NONE);
-        let c = recency.push(0, 101, 1, NONE);
-        recency.push(0, 102, 1, NONE);
+        let a = recency.push(0, 100, 1, NONE, 0);
+        let b = recency.push(1, 200, 1, NONE, 0);
+        let c = recency.push(0, 101, 1, NONE, 0);
+        recency.push(0, 102, 1, NONE, 0);
         recency.promote(a);
         assert_eq!(newest_first(&recency, 0), [100, 102, 101]);
         assert!(recency.remove(b));

@@ -50,33 +50,42 @@ impl Run {
     }
 
     /// How many leading blocks of `path` are the leading blocks of this run.
-    ///
-    /// A chained hash commits to all before it, so equality is monotone along the path:
-    /// one comparison at the far end settles a full match, and a bisection finds a divergence.
     #[inline]
     pub(super) fn common_prefix(&self, path: &[u64]) -> u32 {
-        let comparable = self.hashes.len().min(path.len());
-        let (Some(mine), Some(theirs)) = (self.hashes.get(..comparable), path.get(..comparable)) else {
-            return 0;
-        };
-        if mine.last() == theirs.last() {
-            return comparable as u32;
-        }
-        let (mut equal, mut differs) = (0, comparable.saturating_sub(1));
-        while equal < differs {
-            let middle = equal + (differs - equal) / 2;
-            if mine.get(middle) == theirs.get(middle) {
-                equal = middle + 1;
-            } else {
-                differs = middle;
-            }
-        }
-        equal as u32
+        common_prefix(&self.hashes, path)
+    }
+
+    /// How many leading blocks of `path` are those of this run from `start` on.
+    pub(super) fn common_prefix_after(&self, start: u32, path: &[u64]) -> u32 {
+        self.hashes.get(start as usize..).map_or(0, |hashes| common_prefix(hashes, path))
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
         storage::heap_bytes(&self.hashes) + self.holders.heap_bytes()
     }
+}
+
+/// A chained hash commits to all before it, so equality is monotone along a path: one comparison at the far end settles a
+/// full match, and a bisection finds a divergence.
+#[inline]
+fn common_prefix(run: &[u64], path: &[u64]) -> u32 {
+    let comparable = run.len().min(path.len());
+    let (Some(mine), Some(theirs)) = (run.get(..comparable), path.get(..comparable)) else {
+        return 0;
+    };
+    if mine.last() == theirs.last() {
+        return comparable as u32;
+    }
+    let (mut equal, mut differs) = (0, comparable.saturating_sub(1));
+    while equal < differs {
+        let middle = equal + (differs - equal) / 2;
+        if mine.get(middle) == theirs.get(middle) {
+            equal = middle + 1;
+        } else {
+            differs = middle;
+        }
+    }
+    equal as u32
 }
 
 #[cfg(test)]

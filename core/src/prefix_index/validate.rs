@@ -29,7 +29,7 @@ impl PrefixIndex {
     fn validate_runs(&self) -> Result<(), String> {
         let mut hashes = HashSet::new();
         let (mut bytes, mut holdings, mut segments) = (0, 0, 0);
-        for (id, run) in (0..).zip(&self.runs) {
+        for (id, run) in (0..).zip(&self.tree.runs) {
             bytes += run.heap_bytes();
             holdings += run.holders.count();
             ensure(run.hashes.iter().all(|&hash| hashes.insert(hash)), || {
@@ -58,15 +58,21 @@ impl PrefixIndex {
                 format!("run {id} counts its holders wrongly: {visited}")
             })?;
         }
-        ensure(self.roots.len() == self.runs.len(), || format!("root entries: {}", self.roots.len()))?;
-        ensure(bytes == self.run_bytes, || format!("bytes of runs: {bytes}, counted: {}", self.run_bytes))?;
-        ensure(holdings == self.holdings, || format!("holdings: {holdings}, counted: {}", self.holdings))?;
-        ensure(hashes.len() == self.unique_blocks, || format!("unique blocks: {}", hashes.len()))?;
+        ensure(self.tree.roots.len() == self.tree.runs.len(), || {
+            format!("root entries: {}", self.tree.roots.len())
+        })?;
+        ensure(bytes == self.tree.run_bytes, || {
+            format!("bytes of runs: {bytes}, counted: {}", self.tree.run_bytes)
+        })?;
+        ensure(holdings == self.tree.holdings, || {
+            format!("holdings: {holdings}, counted: {}", self.tree.holdings)
+        })?;
+        ensure(hashes.len() == self.tree.unique_blocks, || format!("unique blocks: {}", hashes.len()))?;
         ensure(segments == self.recency.len(), || format!("segments in chains: {segments}"))
     }
 
     fn validate_root(&self, id: u32, run: &Run) -> Result<(), String> {
-        let Some(root) = self.roots.get(run.first()) else {
+        let Some(root) = self.tree.roots.get(run.first()) else {
             return Err(format!("run {id} is not in the root table"));
         };
         ensure(*root == RootEntry::new(id, &run.hashes, run.root_holders()), || {
