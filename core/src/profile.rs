@@ -30,6 +30,9 @@ pub struct RequestView {
     pub session_endpoint: Option<u32>,
     /// Whether any endpoint holds a part of the prompt.
     pub is_warm: bool,
+    /// Whether every candidate is in the subset, reachable and not for prefill only; false if that is not known. It spares
+    /// the filters that drop the others a look at each.
+    pub all_admissible: bool,
     /// Larger is more urgent.
     pub priority: i32,
     /// How many requests were picked for before this one.
@@ -184,7 +187,7 @@ impl Profile {
             keep.clear();
             keep.resize(candidates.len(), true);
             filter.filter(request, candidates, keep);
-            let kept = keep.iter().filter(|keep| **keep).count();
+            let kept = keep.iter().map(|&keep| usize::from(keep)).sum::<usize>();
             if kept == candidates.len() {
                 continue;
             }
@@ -225,6 +228,10 @@ impl Profile {
 
 /// Replaces missing scores by the mean of the others and clamps the rest to [0, 1].
 fn enforce_contract(scores: &mut [f32]) {
+    // The common case, without a branch per score.
+    if scores.iter().fold(true, |all, score| all & (*score >= 0.0) & (*score <= 1.0)) {
+        return;
+    }
     let mut known = 0u32;
     let mut sum = 0.0;
     for score in scores.iter_mut().filter(|score| score.is_finite()) {

@@ -411,7 +411,8 @@ impl Scheduler {
             blocks.saturating_mul(block_tokens).min(prompt_tokens)
         };
         let rows = &mut workspace.candidates;
-        pool.candidates(&self.load_model, *mean_uncached_tokens, now, matched_tokens, rows);
+        let all_admissible =
+            pool.candidates(&self.load_model, *mean_uncached_tokens, now, matched_tokens, rows);
         if let Some(subset) = &request.subset {
             for row in rows.iter_mut() {
                 let name = pool.get(row.endpoint).map_or("", |known| &*known.endpoint.name);
@@ -433,7 +434,8 @@ impl Scheduler {
             has_session: request.session.is_some(),
             session_endpoint: session_endpoint
                 .and_then(|(slot, generation)| pool.occupant(slot, generation).map(|_| slot)),
-            is_warm: rows.iter().any(|row| row.matched_tokens > 0),
+            is_warm: matched_blocks.iter().any(|&blocks| blocks > 0),
+            all_admissible: all_admissible && request.subset.is_none(),
             priority: request.priority,
             number: counters.picks,
             random: split_mix(self.config.seed, counters.picks),
@@ -558,7 +560,8 @@ impl State {
     fn count_pick(&mut self, view: &RequestView, chosen: &Candidate, uncached: u64) {
         /// Share of the newest request in the moving average of uncached tokens.
         const NEWEST: f64 = 0.05;
-        let uncached = uncached as f64;
+        // An engine computes at least the last token; without it the average would decay to numbers that are slow.
+        let uncached = uncached.max(1) as f64;
         let first = self.counters.picks == 0;
         self.mean_uncached_tokens +=
             if first { uncached } else { NEWEST * (uncached - self.mean_uncached_tokens) };

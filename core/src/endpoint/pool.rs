@@ -45,12 +45,12 @@ impl LoadModel {
     }
 }
 
-/// What is known of one endpoint.
+/// What is known of one endpoint. What a pick does not read is boxed, so that it reads few cache lines per endpoint.
 #[derive(Debug)]
 pub(crate) struct EndpointState {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: Box<Endpoint>,
     pub(crate) generation: u32,
-    pub(crate) metrics: EndpointMetrics,
+    pub(crate) metrics: Box<EndpointMetrics>,
     pub(crate) scraped_at: Option<u64>,
     /// Uncached tokens of own requests without a first token.
     pub(crate) queued_tokens: u64,
@@ -59,9 +59,10 @@ pub(crate) struct EndpointState {
     pub(crate) requests_in_flight: u32,
     pub(crate) tokens_in_flight: u64,
     pub(crate) rate: PrefillRate,
-    pub(crate) prediction: CachePrediction,
-    prefill_only: bool,
-    name_hash: u64,
+    pub(crate) prediction: Box<CachePrediction>,
+    /// What a pick sees, but for what depends on the request or the time.
+    row: Candidate,
+    scraped: ScrapedLoad,
     queued_tokens_at_scrape: u64,
     queued_requests_at_scrape: u32,
     booked_since_scrape: u64,
@@ -71,20 +72,25 @@ pub(crate) struct EndpointState {
 }
 
 impl EndpointState {
-    fn new(endpoint: Endpoint, generation: u32) -> Self {
+    fn new(endpoint: Endpoint, generation: u32, slot: u32) -> Self {
         Self {
-            name_hash: xxh3_64(endpoint.name.as_bytes()),
-            prefill_only: is_prefill_only(&endpoint),
-            endpoint,
+            row: Candidate {
+                endpoint: slot,
+                name_hash: xxh3_64(endpoint.name.as_bytes()),
+                prefill_only: is_prefill_only(&endpoint),
+                ..Candidate::default()
+            },
+            endpoint: Box::new(endpoint),
             generation,
-            metrics: EndpointMetrics::default(),
+            metrics: Box::default(),
             scraped_at: None,
             queued_tokens: 0,
             queued_requests: 0,
             requests_in_flight: 0,
             tokens_in_flight: 0,
             rate: PrefillRate::default(),
-            prediction: CachePrediction::default(),
+            prediction: Box::default(),
+            scraped: ScrapedLoad::of(&EndpointMetrics::default()),
             queued_tokens_at_scrape: 0,
             queued_requests_at_scrape: 0,
             booked_since_scrape: 0,
@@ -98,13 +104,15 @@ impl EndpointState {
     pub(crate) fn observe(&mut self, metrics: EndpointMetrics, now: u64) -> bool {
         let restarted = went_back(self.metrics.request_success_total, metrics.request_success_total)
             || went_back(self.metrics.prefix_cache_queries_total, metrics.prefix_cache_queries_total);
-        self.metrics = metrics;
+        self.scraped = ScrapedLoad::of(&metrics);
+        *self.metrics = metrics;
         self.scraped_at = Some(now);
         self.queued_tokens_at_scrape = self.queued_tokens;
         self.queued_requests_at_scrape = self.queued_requests;
         self.booked_since_scrape = 0;
         self.failed_scrapes = 0;
         self.unreachable = false;
+        self.refresh_row();
         if restarted {
             self.prediction.forget_misses();
         }
@@ -122,6 +130,9 @@ impl EndpointState {
 
     /// Whether the endpoint is believed to serve.
     pub(crate) fn is_reachable(&self, model: &LoadModel, now: u64) -> bool {
+        if self.failed_scrapes == 0 {
+            return true;
+        }
         let silent = self.failed_scrapes >= model.dead_after_scrapes
             && now.saturating_sub(self.first_failure_at) >= model.dead_after;
         !(self.unreachable || silent)
@@ -134,8 +145,7 @@ impl EndpointState {
 
     /// Tokens that fit into the engine's KV cache, when it says so.
     pub(crate) fn capacity_tokens(&self) -> Option<u64> {
-        let blocks = self.metrics.block_count?;
-        Some(blocks.saturating_mul(u64::from(self.metrics.block_size_tokens?)))
+        capacity_tokens(&self.metrics)
     }
 
     /// Adds a request.
@@ -145,6 +155,7 @@ impl EndpointState {
         self.requests_in_flight += 1;
         self.tokens_in_flight += u64::from(prompt_tokens);
         self.booked_since_scrape += uncached_tokens;
+        self.refresh_row();
     }
 
     /// Ends the waiting part of a booking.
@@ -160,32 +171,34 @@ impl EndpointState {
         }
         self.requests_in_flight = self.requests_in_flight.saturating_sub(1);
         self.tokens_in_flight = self.tokens_in_flight.saturating_sub(u64::from(booking.prompt_tokens));
+        self.refresh_row();
+    }
+
+    /// Brings the row up to date, after any change but of the queue.
+    fn refresh_row(&mut self) {
+        let scraped = &self.scraped;
+        let booked = self.booked_since_scrape as f64 * scraped.share_per_token;
+        self.row.kv_cache_utilization = (scraped.kv_cache_utilization + booked) as f32;
+        self.row.running_requests = scraped.running_requests;
+        self.row.scraped_waiting_requests = scraped.waiting_requests;
+        self.row.scraped_kv_cache_utilization = scraped.kv_cache_utilization as f32;
+        self.row.requests_in_flight = self.requests_in_flight;
+        self.row.tokens_in_flight = self.tokens_in_flight;
     }
 
     /// W_e in tokens: own work that waits, or the scraped queue corrected by what own picks changed since.
     fn waiting_tokens(&self, freshness: f64, mean_uncached_tokens: f64) -> f64 {
-        let own = self.queued_tokens as f64;
-        let scraped = self.metrics.waiting_requests.unwrap_or(0.0) * freshness * mean_uncached_tokens;
-        own.max(scraped + own - self.queued_tokens_at_scrape as f64)
+        // Signed integers convert in one instruction.
+        let own = self.queued_tokens as i64 as f64;
+        let scraped = self.scraped.waiting_or_none * freshness * mean_uncached_tokens;
+        own.max(scraped + own - self.queued_tokens_at_scrape as i64 as f64)
     }
 
     /// The same in requests, for endpoints whose prefill rate nobody knows.
     fn waiting_requests(&self, freshness: f64) -> f64 {
         let own = f64::from(self.queued_requests);
-        let scraped = self.metrics.waiting_requests.unwrap_or(0.0) * freshness;
+        let scraped = self.scraped.waiting_or_none * freshness;
         own.max(scraped + own - f64::from(self.queued_requests_at_scrape))
-    }
-
-    /// KV use as scraped plus what was booked since; `NaN` when unknown.
-    fn kv_cache_utilization(&self, freshness: f64) -> f64 {
-        let Some(scraped) = self.metrics.kv_cache_utilization.filter(|_| freshness > 0.0) else {
-            return f64::NAN;
-        };
-        let booked = match self.capacity_tokens() {
-            Some(capacity) if capacity > 0 => self.booked_since_scrape as f64 / capacity as f64,
-            _ => 0.0,
-        };
-        scraped + booked
     }
 
     /// Whether an adapter of this name is loaded, as last scraped.
@@ -202,6 +215,35 @@ impl EndpointState {
         let waiting = metrics.waiting_adapters.iter().filter(|waiting| !running.contains(waiting)).count();
         if running.len() + waiting < places as usize { AdapterState::Room } else { AdapterState::Full }
     }
+}
+
+/// The numbers of a scrape that every pick reads; `NaN` where the page said nothing.
+#[derive(Debug, Clone, Copy)]
+struct ScrapedLoad {
+    waiting_requests: f32,
+    running_requests: f32,
+    kv_cache_utilization: f64,
+    /// Waiting requests, 0 where the page said nothing.
+    waiting_or_none: f64,
+    /// Share of the KV cache that one token fills; 0 where the capacity is not known.
+    share_per_token: f64,
+}
+
+impl ScrapedLoad {
+    fn of(metrics: &EndpointMetrics) -> Self {
+        let capacity = capacity_tokens(metrics).filter(|&capacity| capacity > 0);
+        Self {
+            waiting_requests: or_unknown(metrics.waiting_requests),
+            running_requests: or_unknown(metrics.running_requests),
+            kv_cache_utilization: metrics.kv_cache_utilization.unwrap_or(f64::NAN),
+            waiting_or_none: metrics.waiting_requests.unwrap_or(0.0),
+            share_per_token: capacity.map_or(0.0, |capacity| 1.0 / capacity as f64),
+        }
+    }
+}
+
+fn capacity_tokens(metrics: &EndpointMetrics) -> Option<u64> {
+    Some(metrics.block_count?.saturating_mul(u64::from(metrics.block_size_tokens?)))
 }
 
 /// Whether an endpoint's labels say that it only does prefill for others.
@@ -255,22 +297,20 @@ impl EndpointPool {
     pub(crate) fn add(&mut self, endpoint: Endpoint) -> u32 {
         if let Some(slot) = self.slot(&endpoint.name) {
             if let Some(state) = self.get_mut(slot) {
-                state.prefill_only = is_prefill_only(&endpoint);
-                state.endpoint = endpoint;
+                state.row.prefill_only = is_prefill_only(&endpoint);
+                *state.endpoint = endpoint;
             }
             return slot;
         }
         let name = Arc::clone(&endpoint.name);
         self.generations = self.generations.wrapping_add(1);
-        let state = Some(EndpointState::new(endpoint, self.generations));
-        let free = self.slots.iter_mut().zip(0u32..).find(|(slot, _)| slot.is_none());
-        let slot = if let Some((place, slot)) = free {
-            *place = state;
-            slot
-        } else {
-            self.slots.push(state);
-            (self.slots.len() - 1) as u32
-        };
+        let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        let slot = free as u32;
+        let state = Some(EndpointState::new(endpoint, self.generations, slot));
+        match self.slots.get_mut(free) {
+            Some(place) => *place = state,
+            None => self.slots.push(state),
+        }
         self.by_name.insert(name, slot);
         self.cold_order.add(slot);
         slot
@@ -289,7 +329,8 @@ impl EndpointPool {
         self.cold_order.give(slot);
     }
 
-    /// Writes a row per endpoint; `matched_tokens(slot)` says how much of the prompt each one holds.
+    /// Writes a row per endpoint; `matched_tokens(slot)` says how much of the prompt each one holds. True if all of them
+    /// are reachable and none only does prefill.
     pub(crate) fn candidates(
         &self,
         model: &LoadModel,
@@ -297,45 +338,41 @@ impl EndpointPool {
         now: u64,
         matched_tokens: impl Fn(u32) -> u32,
         out: &mut Vec<Candidate>,
-    ) {
+    ) -> bool {
         let fleet_rate = self.fleet_rate(model);
-        let mut stale = false;
+        let (mut stale, mut all_admissible) = (false, true);
         out.clear();
         out.extend(self.iter().map(|(slot, state)| {
+            let mut row = state.row;
+            row.matched_tokens = matched_tokens(slot);
+            row.cold_rank = self.cold_order.rank(slot);
+            row.reachable = state.is_reachable(model, now);
+            all_admissible &= row.reachable && !row.prefill_only;
+
             let age = state.scraped_at.map(|at| now.saturating_sub(at));
             let freshness = age.map_or(0.0, |age| model.freshness(age));
             stale |= freshness < 1.0;
-            let rate = state.prefill_tokens_per_second(model).or(fleet_rate);
-            let waiting_tokens = state.waiting_tokens(freshness, mean_uncached_tokens);
-            let waiting_requests = state.waiting_requests(freshness);
-            let wait = rate.map(|rate| waiting_tokens / rate);
-            let running = state.metrics.running_requests.filter(|_| freshness > 0.0);
-            Candidate {
-                endpoint: slot,
-                matched_tokens: matched_tokens(slot),
-                queue: wait.unwrap_or(waiting_requests) as f32,
-                wait_seconds: or_unknown(wait),
-                waiting_tokens: waiting_tokens as f32,
-                waiting_requests: waiting_requests as f32,
-                prefill_tokens_per_second: or_unknown(rate),
-                running_requests: or_unknown(running),
-                kv_cache_utilization: state.kv_cache_utilization(freshness) as f32,
-                scraped_waiting_requests: or_unknown(state.metrics.waiting_requests),
-                scraped_kv_cache_utilization: or_unknown(state.metrics.kv_cache_utilization),
-                requests_in_flight: state.requests_in_flight,
-                tokens_in_flight: state.tokens_in_flight,
-                cold_rank: self.cold_order.rank(slot),
-                name_hash: state.name_hash,
-                reachable: state.is_reachable(model, now),
-                in_subset: true,
-                prefill_only: state.prefill_only,
-                adapter: AdapterState::NotNeeded,
-                metrics_age_seconds: age.map_or(f32::NAN, |age| (age as f64 / NANOSECONDS) as f32),
+            row.metrics_age_seconds = age.map_or(f32::NAN, |age| age as i64 as f32 / NANOSECONDS as f32);
+            if freshness == 0.0 {
+                row.running_requests = f32::NAN;
+                row.kv_cache_utilization = f32::NAN;
             }
+
+            let waiting_tokens = state.waiting_tokens(freshness, mean_uncached_tokens);
+            row.waiting_tokens = waiting_tokens as f32;
+            row.waiting_requests = state.waiting_requests(freshness) as f32;
+            row.queue = row.waiting_requests;
+            if let Some(rate) = state.prefill_tokens_per_second(model).or(fleet_rate) {
+                row.prefill_tokens_per_second = rate as f32;
+                row.wait_seconds = (waiting_tokens / rate) as f32;
+                row.queue = row.wait_seconds;
+            }
+            row
         }));
         if stale {
             self.blend_stale_utilization(model, now, out);
         }
+        all_admissible
     }
 
     /// Notes in each row whether its endpoint has an adapter of this name. A name that is only `guessed` to be an adapter
@@ -490,8 +527,12 @@ mod tests {
             let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
             let (running_adapters, waiting_adapters) = (names(running), names(waiting));
             let slot = pool.add(Endpoint::new(name));
-            pool.get_mut(slot).unwrap().metrics =
-                EndpointMetrics { running_adapters, waiting_adapters, max_adapters, ..Default::default() };
+            pool.get_mut(slot).unwrap().metrics = Box::new(EndpointMetrics {
+                running_adapters,
+                waiting_adapters,
+                max_adapters,
+                ..Default::default()
+            });
         }
         let states = |name: &str, guessed| {
             let mut rows = rows(&pool, 0.0, 0);

@@ -11,6 +11,8 @@ const MEMORY: f64 = 0.95;
 pub(crate) struct PrefillRate {
     tokens: f64,
     seconds: f64,
+    /// The ratio, so that a pick does not divide.
+    tokens_per_second: f64,
 }
 
 impl PrefillRate {
@@ -21,11 +23,12 @@ impl PrefillRate {
         }
         self.tokens = self.tokens * MEMORY + tokens as f64;
         self.seconds = self.seconds * MEMORY + seconds;
+        self.tokens_per_second = self.tokens / self.seconds;
     }
 
     /// The learned rate; `None` before the first sample.
     pub(crate) fn tokens_per_second(&self) -> Option<f64> {
-        (self.seconds > 0.0).then(|| self.tokens / self.seconds)
+        (self.seconds > 0.0).then_some(self.tokens_per_second)
     }
 }
 

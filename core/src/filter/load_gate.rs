@@ -30,9 +30,15 @@ impl LoadGateFilter {
     }
 }
 
-/// The shortest known wait in seconds; infinite if none is known.
-pub(crate) fn shortest_wait(candidates: &[Candidate]) -> f32 {
-    candidates.iter().map(|candidate| candidate.wait_seconds).fold(f32::INFINITY, f32::min)
+/// The shortest and the longest known wait in seconds; infinite, the wrong way round, if none is known.
+pub(crate) fn wait_range(candidates: &[Candidate]) -> (f32, f32) {
+    // A comparison with `NaN` is false: what is not known does not count.
+    candidates
+        .iter()
+        .map(|candidate| candidate.wait_seconds)
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(min, max), wait| {
+            (if wait < min { wait } else { min }, if wait > max { wait } else { max })
+        })
 }
 
 impl Filter for LoadGateFilter {
@@ -41,7 +47,11 @@ impl Filter for LoadGateFilter {
     }
 
     fn filter(&self, _request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
-        let shortest = shortest_wait(candidates);
+        let (shortest, longest) = wait_range(candidates);
+        // The common case: nobody is far behind, whatever is saved.
+        if longest - shortest <= self.gate_seconds {
+            return;
+        }
         for (keep, candidate) in keep.iter_mut().zip(candidates) {
             // A comparison with `NaN` is false: what is not known is not dropped.
             let is_too_long = self.margin_seconds(candidate, shortest) < 0.0;

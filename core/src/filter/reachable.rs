@@ -18,7 +18,10 @@ impl Filter for ReachableFilter {
         TYPE
     }
 
-    fn filter(&self, _request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
+    fn filter(&self, request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
+        if request.all_admissible {
+            return;
+        }
         if !candidates.iter().any(|candidate| candidate.reachable) {
             return;
         }

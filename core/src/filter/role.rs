@@ -22,7 +22,10 @@ impl Filter for RoleFilter {
         TYPE
     }
 
-    fn filter(&self, _request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
+    fn filter(&self, request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
+        if request.all_admissible {
+            return;
+        }
         for (keep, candidate) in keep.iter_mut().zip(candidates) {
             *keep = !candidate.prefill_only;
         }

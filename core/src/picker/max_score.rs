@@ -17,6 +17,7 @@ use crate::Error;
 use crate::config::PickerConfig;
 use crate::endpoint::Candidate;
 use crate::profile::RequestView;
+use crate::scorer::known_range;
 
 /// Name in configurations.
 pub const TYPE: &str = "max-score-picker";
@@ -61,24 +62,34 @@ impl Picker for MaxScorePicker {
         };
         let mut tied = 0;
         while ranking.len() < count.min(candidates.len()) {
-            let free = || totals.iter().zip(candidates).enumerate().filter(|(at, _)| !ranking.contains(at));
-            let best = free().map(|(_, (&total, _))| total).fold(f32::NEG_INFINITY, f32::max);
-            let mut equals = free().filter(|(_, (total, _))| **total >= best - TIE_BAND);
+            let best = best_free(totals, ranking);
+            let is_equal = |(at, total): &(usize, &f32)| **total >= best - TIE_BAND && !ranking.contains(at);
+            let mut equals = totals.iter().enumerate().filter(is_equal).map(|(at, _)| at);
             if ranking.is_empty() {
                 tied = equals.clone().count();
             }
+            let candidate = |at: &usize| candidates.get(*at).copied().unwrap_or_default();
             let chosen = match rule {
                 TieRule::Random => {
                     equals.nth(request.random_below(ranking.len() as u64, equals.clone().count()))
                 }
                 TieRule::Rendezvous => {
-                    equals.max_by_key(|(_, (_, candidate))| candidate.rendezvous_hash(request.affinity_key))
+                    equals.max_by_key(|at| candidate(at).rendezvous_hash(request.affinity_key))
                 }
-                _ => equals.min_by_key(|(_, (_, candidate))| candidate.cold_rank),
+                _ => equals.min_by_key(|at| candidate(at).cold_rank),
             };
-            let Some((at, _)) = chosen else { break };
+            let Some(at) = chosen else { break };
             ranking.push(at);
         }
         if tied > 1 { rule } else { TieRule::Unique }
     }
+}
+
+/// The highest total of those that are not ranked yet.
+fn best_free(totals: &[f32], ranking: &[usize]) -> f32 {
+    if ranking.is_empty() {
+        return known_range(totals).1;
+    }
+    let free = totals.iter().enumerate().filter(|(at, _)| !ranking.contains(at));
+    free.map(|(_, &total)| total).fold(f32::NEG_INFINITY, f32::max)
 }

@@ -124,29 +124,44 @@ pub fn build(config: &ScorerConfig) -> Result<Box<dyn Scorer>, Error> {
     })
 }
 
+/// The smallest and the largest of the values that are not `NaN`; infinite, the wrong way round, if there is none.
+pub(crate) fn known_range(values: &[f32]) -> (f32, f32) {
+    /// Comparisons that do not wait for each other.
+    const LANES: usize = 16;
+    let (mut mins, mut maxs) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    for chunk in values.chunks(LANES) {
+        for ((min, max), &value) in mins.iter_mut().zip(&mut maxs).zip(chunk) {
+            // A comparison with `NaN` is false, and unlike `f32::min` it compiles to a single instruction.
+            *min = if value < *min { value } else { *min };
+            *max = if value > *max { value } else { *max };
+        }
+    }
+    (mins.into_iter().fold(f32::INFINITY, f32::min), maxs.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
 /// (max − v) / (max − min) over the finite values; all equal gives 1, a missing value stays `NaN`.
-pub(crate) fn smaller_is_better(values: impl Iterator<Item = f32> + Clone, out: &mut [f32]) {
-    let finite = values.clone().filter(|value| value.is_finite());
-    let (min, max) =
-        finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(min, max), value| (min.min(value), max.max(value)));
+pub(crate) fn smaller_is_better(values: impl Iterator<Item = f32>, out: &mut [f32]) {
+    copy_known(values, out);
+    let (min, max) = known_range(out);
     let range = max - min;
-    for (place, value) in out.iter_mut().zip(values) {
-        *place = match value {
-            value if !value.is_finite() => f32::NAN,
-            value if range > 0.0 => (max - value) / range,
-            _ => 1.0,
-        };
+    if range > 0.0 {
+        out.iter_mut().for_each(|place| *place = (max - *place) / range);
+    } else {
+        // Adding 0 times the value keeps `NaN`.
+        out.iter_mut().for_each(|place| *place = 1.0 + 0.0 * *place);
     }
 }
 
 /// (min v) / v over the finite values, which must not be negative; 0 over 0 is 1, a missing value stays `NaN`.
-pub(crate) fn smallest_over(values: impl Iterator<Item = f32> + Clone, out: &mut [f32]) {
-    let smallest = values.clone().filter(|value| value.is_finite()).fold(f32::INFINITY, f32::min);
+pub(crate) fn smallest_over(values: impl Iterator<Item = f32>, out: &mut [f32]) {
+    copy_known(values, out);
+    let (smallest, _) = known_range(out);
+    out.iter_mut().for_each(|place| *place = if *place == 0.0 { 1.0 } else { smallest / *place });
+}
+
+/// Copies values, those that are not finite as `NaN`.
+fn copy_known(values: impl Iterator<Item = f32>, out: &mut [f32]) {
     for (place, value) in out.iter_mut().zip(values) {
-        *place = match value {
-            value if !value.is_finite() => f32::NAN,
-            value if value > 0.0 => smallest / value,
-            _ => 1.0,
-        };
+        *place = if value.is_finite() { value } else { f32::NAN };
     }
 }
