@@ -34,14 +34,14 @@ pub(crate) struct LoadModel {
 
 impl LoadModel {
     /// Weight in [0, 1] of a scrape of this age.
-    fn freshness(&self, age: u64) -> f64 {
+    fn freshness(&self, age: u64) -> f32 {
         if age <= self.fresh {
             return 1.0;
         }
         if age >= self.expire {
             return 0.0;
         }
-        (self.expire - age) as f64 / (self.expire - self.fresh) as f64
+        (self.expire - age) as f32 / (self.expire - self.fresh) as f32
     }
 }
 
@@ -187,18 +187,20 @@ impl EndpointState {
     }
 
     /// W_e in tokens: own work that waits, or the scraped queue corrected by what own picks changed since.
-    fn waiting_tokens(&self, freshness: f64, mean_uncached_tokens: f64) -> f64 {
+    fn waiting_tokens(&self, freshness: f32, mean_uncached_tokens: f32) -> f32 {
         // Signed integers convert in one instruction.
-        let own = self.queued_tokens as i64 as f64;
+        let own = self.queued_tokens as i64 as f32;
         let scraped = self.scraped.waiting_or_none * freshness * mean_uncached_tokens;
-        own.max(scraped + own - self.queued_tokens_at_scrape as i64 as f64)
+        let corrected = scraped + own - self.queued_tokens_at_scrape as i64 as f32;
+        if corrected > own { corrected } else { own }
     }
 
     /// The same in requests, for endpoints whose prefill rate nobody knows.
-    fn waiting_requests(&self, freshness: f64) -> f64 {
-        let own = f64::from(self.queued_requests);
-        let scraped = self.scraped.waiting_or_none * freshness;
-        own.max(scraped + own - f64::from(self.queued_requests_at_scrape))
+    fn waiting_requests(&self, freshness: f32) -> f32 {
+        let own = self.queued_requests as f32;
+        let corrected =
+            self.scraped.waiting_or_none * freshness + own - self.queued_requests_at_scrape as f32;
+        if corrected > own { corrected } else { own }
     }
 
     /// Whether an adapter of this name is loaded, as last scraped.
@@ -224,7 +226,7 @@ struct ScrapedLoad {
     running_requests: f32,
     kv_cache_utilization: f64,
     /// Waiting requests, 0 where the page said nothing.
-    waiting_or_none: f64,
+    waiting_or_none: f32,
     /// Share of the KV cache that one token fills; 0 where the capacity is not known.
     share_per_token: f64,
 }
@@ -236,7 +238,7 @@ impl ScrapedLoad {
             waiting_requests: or_unknown(metrics.waiting_requests),
             running_requests: or_unknown(metrics.running_requests),
             kv_cache_utilization: metrics.kv_cache_utilization.unwrap_or(f64::NAN),
-            waiting_or_none: metrics.waiting_requests.unwrap_or(0.0),
+            waiting_or_none: metrics.waiting_requests.unwrap_or(0.0) as f32,
             share_per_token: capacity.map_or(0.0, |capacity| 1.0 / capacity as f64),
         }
     }
@@ -340,9 +342,11 @@ impl EndpointPool {
         out: &mut Vec<Candidate>,
     ) -> bool {
         let fleet_rate = self.fleet_rate(model);
+        let mean_uncached_tokens = mean_uncached_tokens as f32;
         let (mut stale, mut all_admissible) = (false, true);
         out.clear();
-        out.extend(self.iter().map(|(slot, state)| {
+        out.reserve(self.len());
+        for (slot, state) in self.iter() {
             let mut row = state.row;
             row.matched_tokens = matched_tokens(slot);
             row.cold_rank = self.cold_order.rank(slot);
@@ -358,17 +362,16 @@ impl EndpointPool {
                 row.kv_cache_utilization = f32::NAN;
             }
 
-            let waiting_tokens = state.waiting_tokens(freshness, mean_uncached_tokens);
-            row.waiting_tokens = waiting_tokens as f32;
-            row.waiting_requests = state.waiting_requests(freshness) as f32;
+            row.waiting_tokens = state.waiting_tokens(freshness, mean_uncached_tokens);
+            row.waiting_requests = state.waiting_requests(freshness);
             row.queue = row.waiting_requests;
             if let Some(rate) = state.prefill_tokens_per_second(model).or(fleet_rate) {
                 row.prefill_tokens_per_second = rate as f32;
-                row.wait_seconds = (waiting_tokens / rate) as f32;
+                row.wait_seconds = row.waiting_tokens / row.prefill_tokens_per_second;
                 row.queue = row.wait_seconds;
             }
-            row
-        }));
+            out.push(row);
+        }
         if stale {
             self.blend_stale_utilization(model, now, out);
         }
@@ -409,7 +412,7 @@ impl EndpointPool {
         let mean = sum / count as f32;
         for row in rows.iter_mut().filter(|row| row.kv_cache_utilization.is_finite()) {
             let scraped_at = self.get(row.endpoint).and_then(|state| state.scraped_at).unwrap_or(now);
-            let freshness = model.freshness(now.saturating_sub(scraped_at)) as f32;
+            let freshness = model.freshness(now.saturating_sub(scraped_at));
             row.kv_cache_utilization = freshness * row.kv_cache_utilization + (1.0 - freshness) * mean;
         }
     }
