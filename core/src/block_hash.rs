@@ -114,6 +114,17 @@ impl BlockHasher {
         u32::try_from(tokens).unwrap_or(u32::MAX)
     }
 
+    /// What the chain of a prompt in token ids starts from.
+    pub(crate) fn token_seed(&self, model: &str, cache_salt: Option<&str>) -> u64 {
+        seed(model, None, cache_salt, 1, self.block_tokens)
+    }
+
+    /// Replaces what is in `digests` by the hashes of full blocks of token ids, not chained yet.
+    pub(crate) fn token_digests(&self, tokens: &[u32], digests: &mut Vec<u64>) {
+        digests.clear();
+        hash_tokens(tokens, self.block_tokens as usize, digests, |digest| digest);
+    }
+
     /// Replaces what is in `hashes` by the chained hashes of the request's full blocks, first block first.
     ///
     /// Requests whose model, adapter or cache salt differ have no hash in common, and neither have prompts in text and
@@ -129,29 +140,37 @@ impl BlockHasher {
             Prompt::Bytes(bytes) => {
                 let limit = limit.saturating_mul(self.bytes_per_token as usize).min(bytes.len());
                 let block_bytes = self.block_tokens * self.bytes_per_token;
-                let seed = seed(request, 0, block_bytes);
+                let seed = self.seed(request, 0, block_bytes);
                 hash_bytes(bytes.get(..limit).unwrap_or(bytes), block_bytes as usize, seed, hashes);
             }
             Prompt::Tokens(tokens) => {
                 let limit = limit.min(tokens.len());
-                let seed = seed(request, 1, self.block_tokens);
-                hash_tokens(tokens.get(..limit).unwrap_or(tokens), self.block_tokens as usize, seed, hashes);
+                let mut chain = self.seed(request, 1, self.block_tokens);
+                let tokens = tokens.get(..limit).unwrap_or(tokens);
+                hash_tokens(tokens, self.block_tokens as usize, hashes, |digest| {
+                    chain = mix(chain, digest);
+                    chain
+                });
             }
         }
+    }
+
+    fn seed(&self, request: &Request, unit: u64, block_size: u32) -> u64 {
+        seed(&request.model, request.adapter.as_deref(), request.cache_salt.as_deref(), unit, block_size)
     }
 }
 
 /// What the chain starts from, so that equal blocks of different models, adapters, salts or units differ.
-fn seed(request: &Request, unit: u64, block_size: u32) -> u64 {
-    let text_hash = |text: &Option<String>| xxh3_64(text.as_deref().unwrap_or_default().as_bytes());
-    let seed = mix(xxh3_64(request.model.as_bytes()), text_hash(&request.adapter));
-    let seed = mix(seed, text_hash(&request.cache_salt));
+fn seed(model: &str, adapter: Option<&str>, cache_salt: Option<&str>, unit: u64, block_size: u32) -> u64 {
+    let text_hash = |text: Option<&str>| xxh3_64(text.unwrap_or_default().as_bytes());
+    let seed = mix(xxh3_64(model.as_bytes()), text_hash(adapter));
+    let seed = mix(seed, text_hash(cache_salt));
     mix(seed, unit << 32 | u64::from(block_size))
 }
 
 /// Folds the 128-bit product of both arguments: one multiplication in which every input bit reaches every output bit.
 #[inline]
-fn mix(hash: u64, block: u64) -> u64 {
+pub(crate) fn mix(hash: u64, block: u64) -> u64 {
     let product = u128::from(hash ^ K0) * u128::from(block ^ K1);
     product as u64 ^ (product >> 64) as u64
 }
@@ -172,21 +191,26 @@ fn hash_bytes(bytes: &[u8], block_bytes: usize, seed: u64, hashes: &mut Vec<u64>
     }
 }
 
-fn hash_tokens(tokens: &[u32], block_tokens: usize, seed: u64, hashes: &mut Vec<u64>) {
-    let mut chain = seed;
+/// Writes what `chained` makes of the hash of each full block.
+fn hash_tokens(
+    tokens: &[u32],
+    block_tokens: usize,
+    hashes: &mut Vec<u64>,
+    mut chained: impl FnMut(u64) -> u64,
+) {
     if block_tokens * size_of::<u32>() == COMMON_BLOCK_BYTES {
         let (blocks, _) = tokens.as_chunks::<{ COMMON_BLOCK_BYTES / size_of::<u32>() }>();
         hashes.extend(blocks.iter().map(|block| {
             let mut buffer = [0; COMMON_BLOCK_BYTES];
-            chain = mix(chain, xxh3_64(little_endian(block, &mut buffer)));
-            chain
+            chained(xxh3_64(little_endian(block, &mut buffer)))
         }));
     } else {
         let mut buffer = [0; MAX_BLOCK_TOKENS as usize * size_of::<u32>()];
-        hashes.extend(tokens.chunks_exact(block_tokens).map(|block| {
-            chain = mix(chain, xxh3_64(little_endian(block, &mut buffer)));
-            chain
-        }));
+        hashes.extend(
+            tokens
+                .chunks_exact(block_tokens)
+                .map(|block| chained(xxh3_64(little_endian(block, &mut buffer)))),
+        );
     }
 }
 

@@ -67,6 +67,8 @@ pub struct SchedulerConfig {
     pub metrics: MetricsConfig,
     /// When bookings that nobody ended expire.
     pub bookings: BookingConfig,
+    /// What the KV events of engines are taken for.
+    pub kv_events: KvEventConfig,
 }
 
 impl Default for SchedulerConfig {
@@ -87,6 +89,7 @@ impl Default for SchedulerConfig {
             prefill_tokens_per_second: None,
             metrics: MetricsConfig::default(),
             bookings: BookingConfig::default(),
+            kv_events: KvEventConfig::default(),
         };
         preset::apply("default", &mut config);
         config
@@ -111,6 +114,24 @@ pub struct MetricsConfig {
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self { fresh_seconds: 1.0, expire_seconds: 5.0, dead_after_scrapes: 3, dead_after_seconds: 3.0 }
+    }
+}
+
+/// What the [KV events](crate::kv_event) of engines are taken for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct KvEventConfig {
+    /// The model whose prompts the engines' blocks belong to, as requests name it: events do not say. An endpoint with a
+    /// label `model` has its own. Blocks computed with an adapter belong to the model named like the adapter.
+    pub model: String,
+    /// Seconds that the prefix of a pick counts as held before the engine's events have to confirm it.
+    pub confirm_within_seconds: f64,
+}
+
+impl Default for KvEventConfig {
+    fn default() -> Self {
+        Self { model: String::new(), confirm_within_seconds: 10.0 }
     }
 }
 
@@ -265,7 +286,8 @@ impl SchedulerConfig {
             )?;
         }
         self.metrics.validate()?;
-        self.bookings.validate()
+        self.bookings.validate()?;
+        require_duration("kv_events.confirm_within_seconds", self.kv_events.confirm_within_seconds)
     }
 }
 

@@ -39,6 +39,10 @@ pub enum Error {
     #[error("invalid metrics: {0}")]
     InvalidMetrics(String),
 
+    /// A KV event, or the payload that should hold some, cannot be used; the message says why.
+    #[error("invalid KV event: {0}")]
+    InvalidKvEvent(String),
+
     /// The snapshot is truncated, corrupted or of another format.
     #[error("invalid snapshot: {0}")]
     InvalidSnapshot(String),
@@ -61,6 +65,7 @@ impl Error {
             Self::UnknownEndpoint(_) => "UnknownEndpoint",
             Self::UnknownRequest(_) => "UnknownRequest",
             Self::InvalidMetrics(_) => "InvalidMetrics",
+            Self::InvalidKvEvent(_) => "InvalidKvEvent",
             Self::InvalidSnapshot(_) => "InvalidSnapshot",
         }
     }

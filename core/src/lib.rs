@@ -15,6 +15,7 @@
 //!
 //! 1. [`Request`]: model, adapter, cache salt, session and prompt, read from a body by [`openai`] in one scan.
 //! 2. [`block_hash`]: the prompt as chained hashes of fixed-size blocks; [`prefix_index`]: who holds which prefix.
+//!    Engines that send [`kv_event`]s say it themselves, else own picks tell.
 //! 3. [`endpoint`]: what engines report ([`EndpointMetrics`]) and what is in flight, as one row per [`Endpoint`].
 //! 4. [`filter`], [`scorer`] and [`picker`], put together by a [`profile`].
 //! 5. [`Decision`], with its [`Explanation`] when asked for. [`usage`] reads from the answer what really was cached.
@@ -57,6 +58,7 @@ pub mod decision;
 pub mod endpoint;
 mod error;
 pub mod filter;
+pub mod kv_event;
 pub mod openai;
 pub mod picker;
 pub mod prefix_index;
@@ -72,6 +74,7 @@ pub use config::SchedulerConfig;
 pub use decision::{Decision, Explanation};
 pub use endpoint::{Endpoint, EndpointMetrics, ScrapeFailure};
 pub use error::Error;
+pub use kv_event::{KvBatchOutcome, KvEvent, KvEventBatch};
 pub use request::{Prompt, Request};
 pub use scheduler::{Outcome, Scheduler, SchedulerBuilder};
 pub use stats::Stats;

@@ -1,6 +1,7 @@
 //! `Scheduler`: the five steps of a pick, and what keeps their inputs true.
 
 mod builder;
+mod kv_events;
 mod outcome;
 
 use std::fmt;
@@ -16,11 +17,12 @@ use crate::endpoint::pool::{EndpointPool, EndpointState, LoadModel, NANOSECONDS,
 use crate::endpoint::session::Sessions;
 use crate::endpoint::{Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
 use crate::filter::load_gate;
+use crate::kv_event::precise::PreciseIndex;
 use crate::picker::TieRule;
 use crate::prefix_index::PrefixIndex;
 use crate::profile::{CustomPlugins, Profile, RequestView, Workspace, split_mix};
 use crate::stats::{Counters, EndpointStats, IndexStats, Stats};
-use crate::{Error, Request, SchedulerConfig};
+use crate::{Error, Prompt, Request, SchedulerConfig};
 
 pub use builder::SchedulerBuilder;
 pub use outcome::Outcome;
@@ -63,6 +65,7 @@ pub struct Scheduler {
 struct State {
     pool: EndpointPool,
     index: PrefixIndex,
+    precise: PreciseIndex,
     ledger: Ledger,
     counters: Counters,
     /// Moving average of the uncached tokens of a request, ū.
@@ -95,6 +98,7 @@ impl Scheduler {
         let state = State {
             pool: EndpointPool::default(),
             index: PrefixIndex::new(config.index_max_bytes),
+            precise: PreciseIndex::new(),
             ledger: Ledger::new(),
             counters: Counters::default(),
             mean_uncached_tokens: 0.0,
@@ -147,7 +151,7 @@ impl Scheduler {
     pub fn remove_endpoint(&self, name: &str) -> Result<(), Error> {
         let mut state = self.state.lock();
         let slot = state.pool.remove(name).ok_or_else(|| Error::UnknownEndpoint(name.to_owned()))?;
-        state.index.clear(slot);
+        state.forget_endpoint(slot);
         Ok(())
     }
 
@@ -163,7 +167,7 @@ impl Scheduler {
         let gone: Vec<_> = names.filter(|name| endpoints.iter().all(|new| new.name != *name)).collect();
         for name in gone {
             if let Some(slot) = state.pool.remove(&name) {
-                state.index.clear(slot);
+                state.forget_endpoint(slot);
             }
         }
         for endpoint in endpoints {
@@ -219,6 +223,7 @@ impl Scheduler {
         if failure == ScrapeFailure::Unreachable {
             // The process is gone, and its cache with it.
             state.index.clear(slot);
+            state.precise.clear(slot);
         }
         Ok(())
     }
@@ -239,10 +244,11 @@ impl Scheduler {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         self.expire_bookings(state, now);
+        state.expire_speculations(now);
         let view = self.gather_candidates(state, request, &hashes, now)?;
         let tie_rule = self.run_profile(state, &view)?;
         let mut decision = self.decide(state, request, &view, tie_rule)?;
-        decision.id = self.book(state, &view, hashes, now)?;
+        decision.id = self.book(state, request, &view, hashes, now)?;
         Ok(decision)
     }
 
@@ -340,7 +346,8 @@ impl Scheduler {
             queued_tokens: known.queued_tokens,
             wait_seconds: known_value(row.wait_seconds).map(f64::from),
             prefill_tokens_per_second: known.prefill_tokens_per_second(&self.load_model),
-            index_blocks: state.index.block_count(slot),
+            index_blocks: state.index.block_count(slot) + state.precise.block_count(slot),
+            sends_kv_events: state.precise.knows(slot),
             predicted_cached_tokens: known.prediction.predicted_tokens,
             actual_cached_tokens: known.prediction.actual_tokens,
             missed_predictions: known.prediction.misses,
@@ -350,7 +357,10 @@ impl Scheduler {
         Stats {
             endpoints: endpoints.collect(),
             requests_in_flight: state.ledger.len(),
-            index: IndexStats { unique_blocks: index.unique_blocks, bytes: index.bytes },
+            index: IndexStats {
+                unique_blocks: index.unique_blocks + state.precise.unique_blocks(),
+                bytes: index.bytes + state.precise.bytes(),
+            },
             counters: state.counters,
         }
     }
@@ -402,8 +412,11 @@ impl Scheduler {
             return Err(Error::NoEndpoints);
         }
         let State { pool, index, matched_blocks, workspace, mean_uncached_tokens, .. } = state;
-        let State { sessions, adapters_reported, counters, .. } = state;
+        let State { precise, sessions, adapters_reported, counters, .. } = state;
         index.find(hashes, matched_blocks);
+        if matches!(request.prompt, Prompt::Tokens(_)) {
+            precise.raise(hashes, matched_blocks);
+        }
         let prompt_tokens = self.hasher.prompt_tokens(request);
         let block_tokens = self.config.block_size_tokens;
         let matched_tokens = |slot: u32| {
@@ -474,7 +487,14 @@ impl Scheduler {
     }
 
     /// Books the work of the chosen candidate and remembers that it will hold the prefix.
-    fn book(&self, state: &mut State, view: &RequestView, hashes: Vec<u64>, now: u64) -> Result<u64, Error> {
+    fn book(
+        &self,
+        state: &mut State,
+        request: &Request,
+        view: &RequestView,
+        hashes: Vec<u64>,
+        now: u64,
+    ) -> Result<u64, Error> {
         let chosen = state.workspace.ranking.first().and_then(|&at| state.workspace.candidates.get(at));
         let chosen = *chosen.ok_or(Error::NoEndpoints)?;
         let endpoint = state.pool.get_mut(chosen.endpoint).ok_or(Error::NoEndpoints)?;
@@ -494,7 +514,7 @@ impl Scheduler {
             state.pool.give_cold(chosen.endpoint);
         }
         state.record_session(&booking, chosen.endpoint, booking.endpoint_generation, now);
-        state.index.insert(chosen.endpoint, &hashes);
+        self.remember_prefix(state, request, chosen.endpoint, &hashes, now);
         state.count_pick(view, &chosen, uncached);
         // Without fallbacks nobody else serves the request, so nothing is learned from its hashes later.
         let kept = if self.config.fallbacks > 0 { hashes } else { Vec::new() };
@@ -548,7 +568,9 @@ impl State {
     fn learn_served_elsewhere(&mut self, name: &str, booking: &Booking, hashes: &[u64], now: u64) {
         let Ok((slot, served)) = self.endpoint(name) else { return };
         let generation = served.generation;
-        self.index.insert(slot, hashes);
+        if !self.precise.knows(slot) {
+            self.index.insert(slot, hashes);
+        }
         self.record_session(booking, slot, generation, now);
     }
 

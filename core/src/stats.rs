@@ -46,6 +46,8 @@ pub struct EndpointStats {
     pub prefill_tokens_per_second: Option<f64>,
     /// Blocks of this endpoint in the prefix index.
     pub index_blocks: usize,
+    /// Whether the endpoint sends KV events.
+    pub sends_kv_events: bool,
     /// Tokens that completed requests were expected to find in the cache, where the engine reported what it found.
     pub predicted_cached_tokens: u64,
     /// Tokens that the engine reported as found for the same requests.
@@ -95,6 +97,18 @@ pub struct Counters {
     pub expired_bookings: u64,
     /// Engine restarts seen in metrics.
     pub engine_restarts: u64,
+    /// KV events that were applied.
+    pub kv_events: u64,
+    /// KV events left out of account: of another medium, of layers without full attention, of another block size.
+    pub skipped_kv_events: u64,
+    /// KV events about blocks that continue one which is not known.
+    pub orphaned_kv_events: u64,
+    /// Batches of KV events after which others were found missing.
+    pub kv_event_gaps: u64,
+    /// Engine restarts seen in the numbers of batches.
+    pub kv_event_restarts: u64,
+    /// Blocks of picks that no KV event confirmed in time.
+    pub unconfirmed_blocks: u64,
     /// How often an endpoint lost its entries in the prefix index because its predictions persistently came to nothing.
     pub prediction_clears: u64,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer};
 
-use super::{BookingConfig, FilterConfig, MetricsConfig, PickerConfig, SchedulerConfig, ScorerConfig};
+use super::{BookingConfig, FilterConfig, KvEventConfig, MetricsConfig, PickerConfig, SchedulerConfig, ScorerConfig};
 
 /// A configuration as it is written; what a preset decides is `None` where it is left out.
 #[derive(Deserialize)]
@@ -27,6 +27,7 @@ pub(super) struct ConfigFile {
     prefill_tokens_per_second: Option<f64>,
     metrics: MetricsConfig,
     bookings: BookingConfig,
+    kv_events: KvEventConfig,
 }
 
 impl Default for ConfigFile {
@@ -48,6 +49,7 @@ impl Default for ConfigFile {
             prefill_tokens_per_second: config.prefill_tokens_per_second,
             metrics: config.metrics,
             bookings: config.bookings,
+            kv_events: config.kv_events,
         }
     }
 }
@@ -72,6 +74,7 @@ impl From<ConfigFile> for SchedulerConfig {
             prefill_tokens_per_second: file.prefill_tokens_per_second,
             metrics: file.metrics,
             bookings: file.bookings,
+            kv_events: file.kv_events,
         }
     }
 }

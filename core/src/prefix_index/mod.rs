@@ -133,6 +133,11 @@ impl PrefixIndex {
     ///
     /// Proportional to the runs on the path and to the blocks that no endpoint held before.
     pub fn insert(&mut self, endpoint: u32, hashes: &[u64]) {
+        self.insert_marked(endpoint, hashes, 0);
+    }
+
+    /// Inserts, and notes `mark` of every block of the path; the marks of one endpoint's inserts must ascend.
+    pub(crate) fn insert_marked(&mut self, endpoint: u32, hashes: &[u64], mark: u32) {
         let longest = self.recency.lane(endpoint).capacity.min(i32::MAX as usize);
         let hashes = hashes.get(..longest).unwrap_or(hashes);
         if hashes.is_empty() {
@@ -140,7 +145,7 @@ impl PrefixIndex {
         }
         self.store(hashes);
         while let Some(step) = self.path.pop() {
-            self.use_run(endpoint, step);
+            self.use_run(endpoint, step, mark);
         }
         self.path.shrink_to(KEPT_PATH);
         self.evict_to_capacity(endpoint);
@@ -154,6 +159,15 @@ impl PrefixIndex {
     /// Proportional to the runs that it held.
     pub fn clear(&mut self, endpoint: u32) {
         while self.forget_oldest(endpoint, usize::MAX) > 0 {}
+    }
+
+    /// Forgets the blocks of an endpoint whose last mark is `mark` or came before it.
+    pub(crate) fn forget_marked(&mut self, endpoint: u32, mark: u32) {
+        while let Some(oldest) = self.recency.get(self.recency.lane(endpoint).oldest)
+            && mark.wrapping_sub(oldest.mark) < u32::MAX / 2
+        {
+            self.forget_oldest(endpoint, usize::MAX);
+        }
     }
 
     /// Number of blocks that the endpoint holds.
@@ -203,9 +217,9 @@ impl PrefixIndex {
     }
 
     /// Makes the run's blocks on the path held, and the endpoint's most recent.
-    fn use_run(&mut self, endpoint: u32, PathStep { run, common }: PathStep) {
+    fn use_run(&mut self, endpoint: u32, PathStep { run, common }: PathStep, mark: u32) {
         let Some(before) = self.holder(run, endpoint) else {
-            let segment = self.recency.push(endpoint, run, common, recency::NONE, 0);
+            let segment = self.recency.push(endpoint, run, common, recency::NONE, mark);
             self.recency.count(endpoint, common as isize);
             self.tree.holdings += 1;
             return self.set_holder(run, Holder { endpoint, length: common, segment });
@@ -217,11 +231,12 @@ impl PrefixIndex {
             if let Some(segment) = self.recency.get_mut(head) {
                 segment.start = common;
             }
-            let segment = self.recency.push(endpoint, run, common, head, 0);
+            let segment = self.recency.push(endpoint, run, common, head, mark);
             return self.set_holder(run, Holder { endpoint, length, segment });
         }
         if let Some(segment) = self.recency.get_mut(head) {
             segment.end = common;
+            segment.mark = mark;
         }
         self.recency.promote(head);
         if length != before.length {
