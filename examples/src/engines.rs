@@ -37,6 +37,16 @@ impl EngineKind {
         }
     }
 
+    /// How often the picker reads its metrics.
+    #[must_use]
+    pub fn refresh_metrics_interval(self) -> Duration {
+        match self {
+            Self::Simulator => Duration::from_millis(50),
+            // Writing a page takes vLLM milliseconds of the cores that its replicas share here.
+            Self::Vllm => Duration::from_millis(500),
+        }
+    }
+
     fn start_limit(self) -> Duration {
         match self {
             Self::Simulator => Duration::from_secs(20),

@@ -96,7 +96,7 @@ async fn run(routing: Routing, engine: EngineKind, plan: &Plan, folder: &Path) -
     let progress = progress_bar(routing, plan.requests())?;
     progress.set_message(format!("starting {REPLICAS} engines"));
     let mut fleet = Fleet::start(engine, REPLICAS, folder).await?;
-    let (_picker, envoy) = gateway(routing, &fleet.addrs(), folder).await?;
+    let (_picker, envoy) = gateway(routing, engine, &fleet.addrs(), folder).await?;
     let client = Client::new(&envoy.url(), MODEL, &fleet.addrs())?;
     let result = Runner::new(plan, client, REPLICAS, &progress).run(&mut fleet).await;
     progress.finish_with_message("done");
@@ -105,13 +105,16 @@ async fn run(routing: Routing, engine: EngineKind, plan: &Plan, folder: &Path) -
 
 async fn gateway(
     routing: Routing,
+    engine: EngineKind,
     replicas: &[SocketAddr],
     folder: &Path,
 ) -> Result<(Option<Picker>, Envoy)> {
     let (config, picker) = match routing {
         Routing::RoundRobin => (EnvoyConfig::RoundRobin, None),
         Routing::P3sched => {
-            let picker = Picker::start(&PickerOptions::new(replicas.to_vec()), folder).await?;
+            let mut options = PickerOptions::new(replicas.to_vec());
+            options.refresh_metrics_interval = engine.refresh_metrics_interval();
+            let picker = Picker::start(&options, folder).await?;
             (EnvoyConfig::FullDuplexOverrideHost, Some(picker))
         }
     };
