@@ -67,6 +67,7 @@ pub mod profile;
 mod request;
 pub mod scheduler;
 pub mod scorer;
+mod snapshot;
 pub mod stats;
 pub mod usage;
 

@@ -2,6 +2,7 @@
 
 mod builder;
 mod kv_events;
+mod snapshot;
 mod outcome;
 
 use std::fmt;
@@ -72,6 +73,8 @@ struct State {
     mean_uncached_tokens: f64,
     /// Kept while a scorer asks for it.
     sessions: Option<Sessions>,
+    /// Endpoints that a snapshot knows and that have not been added yet.
+    awaited: Vec<snapshot::AwaitedEndpoint>,
     /// Whether any endpoint ever reported adapters.
     adapters_reported: bool,
     matched_blocks: Vec<u32>,
@@ -103,6 +106,7 @@ impl Scheduler {
             counters: Counters::default(),
             mean_uncached_tokens: 0.0,
             sessions: Sessions::from_config(&config)?,
+            awaited: Vec::new(),
             adapters_reported: false,
             matched_blocks: Vec::new(),
             workspace: Workspace::default(),
@@ -170,8 +174,12 @@ impl Scheduler {
                 state.forget_endpoint(slot);
             }
         }
+        let are_there = !endpoints.is_empty();
         for endpoint in endpoints {
             self.add(&mut state, endpoint);
+        }
+        if are_there {
+            state.forget_awaited();
         }
         Ok(())
     }
@@ -366,7 +374,9 @@ impl Scheduler {
     }
 
     fn add(&self, state: &mut State, endpoint: Endpoint) {
+        let name = Arc::clone(&endpoint.name);
         let slot = state.pool.add(endpoint);
+        state.welcome(slot, &name);
         let capacity = state.pool.get(slot).and_then(EndpointState::capacity_tokens);
         state.index.set_capacity(slot, self.capacity_blocks(capacity));
         state.matched_blocks.resize(state.pool.slot_count(), 0);

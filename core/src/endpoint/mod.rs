@@ -11,7 +11,7 @@ pub(crate) mod ledger;
 mod metrics;
 pub(crate) mod pool;
 pub(crate) mod prediction;
-mod rate;
+pub(crate) mod rate;
 pub(crate) mod session;
 
 use std::collections::BTreeMap;

@@ -26,6 +26,18 @@ impl PrefillRate {
         self.tokens_per_second = self.tokens / self.seconds;
     }
 
+    /// The two sums, to be kept.
+    pub(crate) fn sums(&self) -> [f64; 2] {
+        [self.tokens, self.seconds]
+    }
+
+    /// A rate from kept sums; `None` if they cannot be such.
+    pub(crate) fn from_sums([tokens, seconds]: [f64; 2]) -> Option<Self> {
+        let is_possible = |sum: f64| sum.is_finite() && sum >= 0.0;
+        let tokens_per_second = if seconds > 0.0 { tokens / seconds } else { 0.0 };
+        (is_possible(tokens) && is_possible(seconds)).then_some(Self { tokens, seconds, tokens_per_second })
+    }
+
     /// The learned rate; `None` before the first sample.
     pub(crate) fn tokens_per_second(&self) -> Option<f64> {
         (self.seconds > 0.0).then_some(self.tokens_per_second)

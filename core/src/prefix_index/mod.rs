@@ -32,6 +32,7 @@ pub(crate) mod event_index;
 mod holders;
 mod recency;
 mod run;
+mod snapshot;
 mod storage;
 mod table;
 mod tree;

@@ -119,6 +119,28 @@ impl Recency {
         true
     }
 
+    /// Makes room for so many more segments.
+    pub(super) fn reserve(&mut self, count: usize) {
+        self.segments.reserve_exact(count);
+    }
+
+    /// Gives one endpoint's list, and its capacity, to another one that has none.
+    pub(super) fn move_lane(&mut self, from: u32, to: u32) {
+        let lane = self.lane(from);
+        self.set_capacity(from, 0);
+        self.set_capacity(to, 0);
+        for (endpoint, lane) in [(from, EMPTY_LANE), (to, lane)] {
+            if let Some(place) = self.lanes.get_mut(endpoint as usize) {
+                *place = lane;
+            }
+        }
+        let mut at = lane.newest;
+        while let Some(segment) = self.get_mut(at) {
+            segment.endpoint = to;
+            at = segment.older;
+        }
+    }
+
     /// Counts blocks that the endpoint has gained (positive) or lost.
     pub(super) fn count(&mut self, endpoint: u32, change: isize) {
         if let Some(lane) = self.lanes.get_mut(endpoint as usize) {

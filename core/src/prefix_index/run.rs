@@ -15,8 +15,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(hashes: &[u64]) -> Self {
-        Self { hashes: hashes.to_vec(), holders: Holders::default() }
+    pub(super) fn new(hashes: Vec<u64>) -> Self {
+        Self { hashes, holders: Holders::default() }
     }
 
     pub(super) fn first(&self) -> u64 {
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn common_prefix_finds_every_divergence() {
         for length in 1..40_u64 {
-            let run = Run::new(&(0..length).collect::<Vec<_>>());
+            let run = Run::new((0..length).collect());
             for path_length in 1..40 {
                 for divergence in 0..=path_length {
                     let path: Vec<u64> =
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn truncate_gives_memory_back() {
-        let mut run = Run::new(&[7; 8192]);
+        let mut run = Run::new(vec![7; 8192]);
         run.truncate(100);
         assert!(run.heap_bytes() < 2_000, "{}", run.heap_bytes());
         run.extend(&[7; 28]);

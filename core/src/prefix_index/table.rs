@@ -89,6 +89,11 @@ impl RootTable {
         Self::with_entries(SMALLEST)
     }
 
+    /// A table that does not grow before it has so many entries.
+    pub(super) fn with_room(count: usize) -> Self {
+        Self::with_entries(count + count / 3 + 1)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.used
     }

@@ -29,6 +29,11 @@ impl Tree {
         Self { roots: RootTable::new(), runs: Vec::new(), run_bytes: 0, unique_blocks: 0, holdings: 0 }
     }
 
+    /// An empty tree with room for so many runs.
+    pub(super) fn with_runs(count: usize) -> Self {
+        Self { roots: RootTable::with_room(count), runs: Vec::with_capacity(count), ..Self::new() }
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         self.run_bytes + self.roots.heap_bytes() + storage::heap_bytes(&self.runs)
     }
@@ -132,17 +137,30 @@ impl Tree {
 
     /// Adds a run whose first block is in no run yet. The caller makes it held.
     pub(super) fn add_run(&mut self, hashes: &[u64]) -> u32 {
+        self.add_run_of(hashes.to_vec())
+    }
+
+    /// The same with hashes that are the run's own already.
+    pub(super) fn add_run_of(&mut self, hashes: Vec<u64>) -> u32 {
         let id = self.runs.len() as u32;
-        let run = Run::new(hashes);
-        self.roots.insert(RootEntry::new(id, hashes, RootHolders::InRun));
-        self.run_bytes += run.heap_bytes();
+        self.roots.insert(RootEntry::new(id, &hashes, RootHolders::InRun));
         self.unique_blocks += hashes.len();
+        let run = Run::new(hashes);
+        self.run_bytes += run.heap_bytes();
         storage::push(&mut self.runs, run);
         id
     }
 
     pub(super) fn set_holder(&mut self, run: u32, holder: Holder, slots: usize) {
         self.change_holders(run, |run| run.holders.set(holder, slots));
+    }
+
+    /// Puts a share in the place of another endpoint's.
+    pub(super) fn replace_holder(&mut self, run: u32, endpoint: u32, holder: Holder, slots: usize) {
+        self.change_holders(run, |run| {
+            run.holders.remove(endpoint);
+            run.holders.set(holder, slots);
+        });
     }
 
     /// Shortens a share, to nothing if `length` is 0, and the run to its longest share.
