@@ -1,0 +1,189 @@
+//! Mooncake's conversation trace: look-ups and updates of a day's requests as fast as they go.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use dynamo_kv_router::indexer::WorkerTask;
+use dynamo_kv_router::protocols::LocalBlockHash;
+use dynamo_kv_router::{ConcurrentRadixTreeCompressed, PositionalIndexer, RouterEvent, SyncIndexer};
+use p3sched::prefix_index::PrefixIndex;
+use serde::Deserialize;
+
+use super::{Case, Outcome};
+use crate::Settings;
+use crate::measure::Sample;
+use crate::peers::dynamo;
+use crate::report::{Figure, Goal};
+use crate::workload::split_mix;
+
+const NAME: &str = "trace/mooncake";
+const ENDPOINTS: u32 = 64;
+/// Of 16 tokens each, so 1 M tokens.
+const CAPACITY: usize = 65_536;
+/// The trace names blocks of 512 tokens.
+const BLOCKS_PER_ID: u64 = 512 / 16;
+
+#[derive(Deserialize)]
+struct Line {
+    hash_ids: Vec<u64>,
+}
+
+/// A request, where it goes, and what the engine then stores and frees.
+struct Request {
+    endpoint: u32,
+    path: Vec<u64>,
+    stored: usize,
+    freed: Vec<u64>,
+}
+
+pub fn cases() -> Vec<Case> {
+    let run = |settings: &Settings| match &settings.mooncake {
+        Some(trace) => replay(settings, trace).map(|figure| Outcome::Measured(vec![figure])),
+        None => Ok(Outcome::Skipped(
+            "name the trace with --mooncake FILE or P3SCHED_MOONCAKE_TRACE; it is conversation_trace.jsonl \
+             of https://github.com/kvcache-ai/Mooncake"
+                .to_owned(),
+        )),
+    };
+    vec![Case { name: NAME.to_owned(), run: Box::new(run) }]
+}
+
+fn replay(settings: &Settings, trace: &Path) -> Result<Figure> {
+    let requests = schedule(trace, if settings.quick { 500 } else { usize::MAX })?;
+    let operations = |request: &Request| request.path.len() + request.stored + request.freed.len();
+    let operations: usize = requests.iter().map(operations).sum();
+    let per_second = |time: Duration| operations as f64 / time.as_secs_f64();
+    let (mut ours, mut radix, mut positional) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..if settings.quick { 2 } else { 7 } {
+        ours.push(per_second(replay_ours(&requests)));
+        radix.push(per_second(replay_theirs(ConcurrentRadixTreeCompressed::new(), &requests)?));
+        positional.push(per_second(replay_theirs(PositionalIndexer::new(32), &requests)?));
+    }
+    let (ours, radix, positional) = (Sample::new(ours), Sample::new(radix), Sample::new(positional));
+    let best = if radix.median() >= positional.median() { &radix } else { &positional };
+    let ratio = ours.over(best);
+    let millions = |sample: &Sample| sample.median() / 1e6;
+    Ok(Figure {
+        name: NAME.to_owned(),
+        value: ratio.median(),
+        unit: "×",
+        goal: Goal::AtLeast(2.0),
+        spread: ratio.spread(),
+        detail: format!(
+            "{:.1} M block operations/s on one thread; dynamo on two: radix tree {:.1} M, positional {:.1} M",
+            millions(&ours),
+            millions(&radix),
+            millions(&positional)
+        ),
+    })
+}
+
+/// Reads the trace and lets engines with caches of `CAPACITY` blocks serve it.
+fn schedule(trace: &Path, limit: usize) -> Result<Vec<Request>> {
+    let text = fs::read_to_string(trace).with_context(|| format!("cannot read: `{}`", trace.display()))?;
+    let mut engines: Vec<_> = (0..ENDPOINTS).map(|_| Engine::default()).collect();
+    let mut turn = 0;
+    let mut requests = Vec::new();
+    for line in text.lines().take(limit) {
+        let Line { hash_ids } = serde_json::from_str(line)?;
+        let path: Vec<u64> = (hash_ids.iter())
+            .flat_map(|id| (0..BLOCKS_PER_ID).map(move |part| split_mix(id * BLOCKS_PER_ID + part)))
+            .collect();
+        // Where most of it is, in turn where that is on several.
+        turn += 1;
+        let endpoint = (0..ENDPOINTS)
+            .map(|step| (turn + step) % ENDPOINTS)
+            .max_by_key(|&endpoint| engines[endpoint as usize].held_of(&path) / 64)
+            .context("there are endpoints")?;
+        let engine = &mut engines[endpoint as usize];
+        let held = engine.held_of(&path);
+        let freed = engine.serve(&path);
+        requests.push(Request { endpoint, stored: path.len() - held, path, freed });
+    }
+    Ok(requests)
+}
+
+/// An engine's cache: the least recently used block goes first, of those used together the deepest.
+#[derive(Default)]
+struct Engine {
+    used: HashMap<u64, (u64, i64)>,
+    order: BTreeMap<(u64, i64), u64>,
+    requests: u64,
+}
+
+impl Engine {
+    fn held_of(&self, path: &[u64]) -> usize {
+        path.partition_point(|hash| self.used.contains_key(hash))
+    }
+
+    /// Uses all blocks of a path and gives those that were freed for it, in the order of the path that they were on.
+    fn serve(&mut self, path: &[u64]) -> Vec<u64> {
+        self.requests += 1;
+        for (depth, &hash) in path.iter().enumerate() {
+            let now = (self.requests, -(depth as i64));
+            if let Some(before) = self.used.insert(hash, now) {
+                self.order.remove(&before);
+            }
+            self.order.insert(now, hash);
+        }
+        let mut freed = Vec::new();
+        while self.used.len() > CAPACITY
+            && let Some((_, hash)) = self.order.pop_first()
+        {
+            self.used.remove(&hash);
+            freed.push(hash);
+        }
+        freed.reverse();
+        freed
+    }
+}
+
+fn replay_ours(requests: &[Request]) -> Duration {
+    let mut index = PrefixIndex::new(usize::MAX);
+    for endpoint in 0..ENDPOINTS {
+        index.set_capacity(endpoint, CAPACITY);
+    }
+    let mut matched = [0; ENDPOINTS as usize];
+    let start = Instant::now();
+    for request in requests {
+        index.find(&request.path, &mut matched);
+        black_box(&matched);
+        index.insert(request.endpoint, &request.path);
+    }
+    start.elapsed()
+}
+
+/// One thread looks up while the other applies the events; over when both are done.
+fn replay_theirs(index: impl SyncIndexer, requests: &[Request]) -> Result<Duration> {
+    let queries: Vec<Vec<LocalBlockHash>> =
+        requests.iter().map(|request| dynamo::query(&request.path)).collect();
+    let events: Vec<RouterEvent> = requests.iter().flat_map(events_of).collect();
+    let (sender, receiver) = flume::unbounded();
+    let time = thread::scope(|scope| {
+        let updates = scope.spawn(|| index.worker(receiver, None));
+        let start = Instant::now();
+        for event in events {
+            sender.send(WorkerTask::Event(event)).ok();
+        }
+        sender.send(WorkerTask::Terminate).ok();
+        for query in &queries {
+            drop(black_box(index.find_matches(query, false)));
+        }
+        let done = updates.join().map_err(|_| anyhow::anyhow!("their thread has panicked"));
+        (start.elapsed(), done)
+    });
+    time.1??;
+    Ok(time.0)
+}
+
+fn events_of(request: &Request) -> impl Iterator<Item = RouterEvent> {
+    let (known, new) = request.path.split_at(request.path.len() - request.stored);
+    let stored = (!new.is_empty()).then(|| dynamo::stored(request.endpoint, known.last().copied(), new));
+    let removed = (!request.freed.is_empty()).then(|| dynamo::removed(request.endpoint, &request.freed));
+    stored.into_iter().chain(removed)
+}
