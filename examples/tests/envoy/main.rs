@@ -1,6 +1,6 @@
 //! End to end: a client, a real Envoy, `epp-server` and three simulated engines.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod answers;
 mod faults;
