@@ -2,8 +2,9 @@
 
 mod builder;
 mod kv_events;
-mod snapshot;
 mod outcome;
+mod snapshot;
+mod stats;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::kv_event::precise::PreciseIndex;
 use crate::picker::TieRule;
 use crate::prefix_index::PrefixIndex;
 use crate::profile::{CustomPlugins, Profile, RequestView, Workspace, split_mix};
-use crate::stats::{Counters, EndpointStats, IndexStats, Stats};
+use crate::stats::Counters;
 use crate::{Error, Prompt, Request, SchedulerConfig};
 
 pub use builder::SchedulerBuilder;
@@ -249,15 +250,10 @@ impl Scheduler {
     /// Linear in the prompt's bytes for hashing (outside of the lock), then linear in the endpoints.
     pub fn pick(&self, request: &Request, now: u64) -> Result<Decision, Error> {
         let hashes = self.block_hashes(request);
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        self.expire_bookings(state, now);
-        state.expire_speculations(now);
-        let view = self.gather_candidates(state, request, &hashes, now)?;
-        let tie_rule = self.run_profile(state, &view)?;
-        let mut decision = self.decide(state, request, &view, tie_rule)?;
-        decision.id = self.book(state, request, &view, hashes, now)?;
-        Ok(decision)
+        let mut state = self.state.lock();
+        let decision = self.pick_locked(&mut state, request, hashes, now);
+        state.counters.refused_picks += u64::from(decision.is_err());
+        decision
     }
 
     /// What [`pick`](Self::pick) would answer now, with its explanation; records nothing.
@@ -335,44 +331,6 @@ impl Scheduler {
         Ok(())
     }
 
-    /// A picture of the scheduler for metrics and dashboards.
-    pub fn stats(&self, now: u64) -> Stats {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        self.expire_bookings(state, now);
-        let rows = &mut state.workspace.candidates;
-        state.pool.candidates(&self.load_model, state.mean_uncached_tokens, now, |_| 0, rows);
-        let endpoints = state.pool.iter().zip(rows).map(|((slot, known), row)| EndpointStats {
-            endpoint: Arc::clone(&known.endpoint.name),
-            reachable: row.reachable,
-            metrics_age_seconds: known.scraped_at.map(|at| now.saturating_sub(at) as f64 / NANOSECONDS),
-            waiting_requests: known.metrics.waiting_requests,
-            running_requests: known.metrics.running_requests,
-            kv_cache_utilization: known.metrics.kv_cache_utilization,
-            requests_in_flight: known.requests_in_flight,
-            tokens_in_flight: known.tokens_in_flight,
-            queued_tokens: known.queued_tokens,
-            wait_seconds: known_value(row.wait_seconds).map(f64::from),
-            prefill_tokens_per_second: known.prefill_tokens_per_second(&self.load_model),
-            index_blocks: state.index.block_count(slot) + state.precise.block_count(slot),
-            sends_kv_events: state.precise.knows(slot),
-            predicted_cached_tokens: known.prediction.predicted_tokens,
-            actual_cached_tokens: known.prediction.actual_tokens,
-            missed_predictions: known.prediction.misses,
-            predictions_distrusted: known.prediction.is_distrusted,
-        });
-        let index = state.index.stats();
-        Stats {
-            endpoints: endpoints.collect(),
-            requests_in_flight: state.ledger.len(),
-            index: IndexStats {
-                unique_blocks: index.unique_blocks + state.precise.unique_blocks(),
-                bytes: index.bytes + state.precise.bytes(),
-            },
-            counters: state.counters,
-        }
-    }
-
     fn add(&self, state: &mut State, endpoint: Endpoint) {
         let name = Arc::clone(&endpoint.name);
         let slot = state.pool.add(endpoint);
@@ -409,6 +367,23 @@ impl Scheduler {
         hashes
     }
 
+    /// Steps 3 to 5 of a pick, which other picks must not interrupt.
+    fn pick_locked(
+        &self,
+        state: &mut State,
+        request: &Request,
+        hashes: Vec<u64>,
+        now: u64,
+    ) -> Result<Decision, Error> {
+        self.expire_bookings(state, now);
+        state.expire_speculations(now);
+        let view = self.gather_candidates(state, request, &hashes, now)?;
+        let tie_rule = self.run_profile(state, &view)?;
+        let mut decision = self.decide(state, request, &view, tie_rule)?;
+        decision.id = self.book(state, request, &view, hashes, now)?;
+        Ok(decision)
+    }
+
     /// Writes one row per endpoint: what it holds of the prompt and how loaded it is.
     fn gather_candidates(
         &self,
@@ -418,11 +393,9 @@ impl Scheduler {
         now: u64,
     ) -> Result<RequestView, Error> {
         if state.pool.len() == 0 {
-            state.counters.refused_picks += 1;
             return Err(Error::NoEndpoints);
         }
-        let State { pool, index, matched_blocks, workspace, mean_uncached_tokens, .. } = state;
-        let State { precise, sessions, adapters_reported, counters, .. } = state;
+        let State { pool, index, precise, matched_blocks, workspace, sessions, .. } = state;
         index.find(hashes, matched_blocks);
         if matches!(request.prompt, Prompt::Tokens(_)) {
             precise.raise(hashes, matched_blocks);
@@ -435,7 +408,7 @@ impl Scheduler {
         };
         let rows = &mut workspace.candidates;
         let all_admissible =
-            pool.candidates(&self.load_model, *mean_uncached_tokens, now, matched_tokens, rows);
+            pool.candidates(&self.load_model, state.mean_uncached_tokens, now, matched_tokens, rows);
         if let Some(subset) = &request.subset {
             for row in rows.iter_mut() {
                 let name = pool.get(row.endpoint).map_or("", |known| &*known.endpoint.name);
@@ -444,7 +417,7 @@ impl Scheduler {
         }
         match &request.adapter {
             Some(adapter) => pool.rate_adapter(adapter, false, rows),
-            None if *adapters_reported => pool.rate_adapter(&request.model, true, rows),
+            None if state.adapters_reported => pool.rate_adapter(&request.model, true, rows),
             None => {}
         }
         let affinity_key = affinity_key(request, hashes);
@@ -460,15 +433,13 @@ impl Scheduler {
             is_warm: matched_blocks.iter().any(|&blocks| blocks > 0),
             all_admissible: all_admissible && request.subset.is_none(),
             priority: request.priority,
-            number: counters.picks,
-            random: split_mix(self.config.seed, counters.picks),
+            number: state.counters.picks,
+            random: split_mix(self.config.seed, state.counters.picks),
         })
     }
 
     fn run_profile(&self, state: &mut State, view: &RequestView) -> Result<TieRule, Error> {
-        let tie_rule = self.profile.run(view, &mut state.workspace).inspect_err(|_| {
-            state.counters.refused_picks += 1;
-        })?;
+        let tie_rule = self.profile.run(view, &mut state.workspace)?;
         let gated = state.workspace.dropped.iter().filter(|(_, filter)| *filter == load_gate::TYPE).count();
         state.counters.load_gate_drops += gated as u64;
         state.counters.tied_picks += u64::from(tie_rule != TieRule::Unique);
