@@ -29,12 +29,13 @@ test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vL
 	$(CARGO) run --release -q -p p3sched-examples --bin demo -- --engine vllm --output target/test-vllm
 
 .PHONY: bench
-bench: ## Benchmarks of the core
-	$(CARGO) bench -p p3sched
+bench: ## Figures beside the peers' into target/bench/summary.json (single parts: cargo bench -p p3sched)
+	$(CARGO) run --release --manifest-path core/peer-benches/Cargo.toml -- --output target/bench/summary.json
 
 .PHONY: lint
 lint: .venv-lint/installed ## Format, clippy, documentation, spelling
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path core/peer-benches/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 	.venv-lint/bin/typos
@@ -56,6 +57,11 @@ c: ## Build the C crate
 .PHONY: envoy-setup
 envoy-setup:
 	examples/setup-envoy.sh
+
+.PHONY: format
+format: .venv-lint/installed ## Write Rust and TOML files the way lint wants them
+	$(CARGO) fmt --all
+	.venv-lint/bin/taplo fmt
 
 .PHONY: vllm-setup
 vllm-setup:
