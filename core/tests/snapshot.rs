@@ -1,5 +1,7 @@
 //! Snapshots: what comes back, when, and what is refused.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use p3sched::{Endpoint, Error, Outcome, Request, Scheduler, SchedulerConfig};
 use proptest::prelude::*;
 
@@ -18,7 +20,8 @@ fn scheduler(endpoints: &[&str]) -> Scheduler {
 fn prompt(seed: u32) -> Request {
     Request::from_text(
         "m",
-        format!("shared by some of them {:04} ", seed % 3).repeat(8) + &format!("{seed:03} ").repeat(seed as usize * 7 % 300),
+        format!("shared by some of them {:04} ", seed % 3).repeat(8)
+            + &format!("{seed:03} ").repeat(seed as usize * 7 % 300),
     )
 }
 

@@ -7,8 +7,7 @@ use ahash::AHashMap;
 use super::{BlocksRemoved, BlocksStored, KvEvent, KvEventBatch};
 use crate::Error;
 use crate::block_hash::{BlockHasher, mix};
-use crate::prefix_index::PrefixIndex;
-use crate::prefix_index::event_index::{EventIndex, StoredBlocks};
+use crate::prefix_index::{EventIndex, PrefixIndex, StoredBlocks};
 
 /// Hashes of recent picks that are kept at most, all endpoints together: 8 MiB.
 const MAX_SPECULATIVE_HASHES: usize = 1 << 20;

@@ -28,7 +28,7 @@
 //! What it is not for: prompts whose hashes are not chained. The index then still terminates, but its
 //! answers mean nothing.
 
-pub(crate) mod event_index;
+mod event_index;
 mod holders;
 mod recency;
 mod run;
@@ -37,6 +37,8 @@ mod storage;
 mod table;
 mod tree;
 mod validate;
+
+pub use event_index::{EventIndex, Position, StoredBlocks};
 
 use holders::Holder;
 use recency::Recency;

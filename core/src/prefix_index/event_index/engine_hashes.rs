@@ -1,5 +1,7 @@
 //! What engines call the blocks of runs.
 
+use std::hint::black_box;
+
 use super::super::storage;
 use super::position_table::{MAX_COLUMNS, MAX_POSITIONS, PositionTable};
 
@@ -103,6 +105,7 @@ impl EngineHashes {
 
     /// Writes hashes from `position`, which is at most the column's length, on.
     pub(super) fn write(&mut self, id: u32, position: usize, hashes: &[u64]) {
+        touch(&self.table, hashes);
         for (position, &hash) in (position..MAX_POSITIONS).zip(hashes) {
             let Some(column) = self.columns.get_mut(id as usize) else { return };
             let before = column.hashes.get(position).copied();
@@ -129,6 +132,8 @@ impl EngineHashes {
         if length >= column.hashes.len() {
             return;
         }
+        let gone = column.hashes.get(length..).unwrap_or_default();
+        touch(&self.table, gone);
         for (position, &hash) in (0..).zip(&column.hashes).skip(length) {
             self.table.remove(key(hash), id, position);
         }
@@ -167,6 +172,13 @@ impl EngineHashes {
             }
         }
         Ok(())
+    }
+}
+
+/// Brings the places of many hashes into the cache at once, where one after the other would wait for memory each time.
+fn touch(table: &PositionTable, hashes: &[u64]) {
+    if hashes.len() > 1 {
+        black_box(hashes.iter().fold(0, |sum, &hash| sum ^ table.touch(key(hash))));
     }
 }
 

@@ -30,9 +30,28 @@ use super::run::Run;
 use super::tree::Tree;
 use super::{PrefixIndexStats, storage};
 
-/// A prefix index that is fed by KV events.
+/// Which cache holds which prefix, fed by the KV events of engines.
+///
+/// Lanes are small dense numbers; every lane is made known by [`add_lane`](Self::add_lane). It has one writer and takes no
+/// locks; the scheduler puts it behind one.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::prefix_index::{EventIndex, StoredBlocks};
+///
+/// let mut index = EventIndex::new();
+/// index.add_lane(0);
+/// let (hashes, names) = ([11, 12, 13], [901, 902, 903]);
+/// index.store(0, &StoredBlocks { parent: None, hashes: &hashes, names: &names, stride: 1 });
+///
+/// let mut matched = [0];
+/// index.remove(0, 903);
+/// index.find(&hashes, &mut matched);
+/// assert_eq!(matched, [2]);
+/// ```
 #[derive(Debug)]
-pub(crate) struct EventIndex {
+pub struct EventIndex {
     tree: Tree,
     links: Links,
     names: EngineHashes,
@@ -44,26 +63,34 @@ pub(crate) struct EventIndex {
 
 /// Engine blocks that are stored one after the other.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StoredBlocks<'a> {
+pub struct StoredBlocks<'a> {
     /// Where the path goes on; `None` at its start.
-    pub(crate) parent: Option<Position>,
+    pub parent: Option<Position>,
     /// Chained hashes of the blocks, a multiple of `stride`.
-    pub(crate) hashes: &'a [u64],
+    pub hashes: &'a [u64],
     /// The engine's names, one for every `stride` blocks.
-    pub(crate) names: &'a [u64],
+    pub names: &'a [u64],
     /// Blocks per engine block.
-    pub(crate) stride: u32,
+    pub stride: u32,
 }
 
 /// A block in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
+pub struct Position {
     run: u32,
     offset: u32,
 }
 
+impl Default for EventIndex {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl EventIndex {
-    pub(crate) fn new() -> Self {
+    /// An empty index.
+    #[must_use]
+    pub fn new() -> Self {
         Self {
             tree: Tree::new(),
             links: Links::default(),
@@ -74,18 +101,19 @@ impl EventIndex {
     }
 
     /// Makes a lane known, so that it can hold blocks.
-    pub(crate) fn add_lane(&mut self, lane: u32) {
+    pub fn add_lane(&mut self, lane: u32) {
         self.shares.set_capacity(lane, usize::MAX);
     }
 
     /// Writes to `matched[lane]` how many leading blocks of the path each lane holds.
-    pub(crate) fn find(&self, hashes: &[u64], matched: &mut [u32]) {
+    pub fn find(&self, hashes: &[u64], matched: &mut [u32]) {
         self.tree.find(hashes, matched);
     }
 
     /// The block that the lane's engine calls by this name, if the lane holds it.
     #[inline]
-    pub(crate) fn position(&self, lane: u32, name: u64) -> Option<Position> {
+    #[must_use]
+    pub fn position(&self, lane: u32, name: u64) -> Option<Position> {
         self.names.places(name).find_map(|(id, position)| {
             let column = self.names.column(id)?;
             let offset = column.end(position);
@@ -96,7 +124,8 @@ impl EventIndex {
     }
 
     /// The chained hash of a block.
-    pub(crate) fn hash(&self, position: Position) -> Option<u64> {
+    #[must_use]
+    pub fn hash(&self, position: Position) -> Option<u64> {
         self.tree.run(position.run)?.hashes.get(position.offset as usize).copied()
     }
 
@@ -105,7 +134,7 @@ impl EventIndex {
     /// # Complexity
     ///
     /// Proportional to the names, to the runs on this part of the path and to the blocks that nobody held before.
-    pub(crate) fn store(&mut self, lane: u32, blocks: &StoredBlocks<'_>) {
+    pub fn store(&mut self, lane: u32, blocks: &StoredBlocks<'_>) {
         let mut known = 0;
         let mut end = None;
         if let Some(Position { run, offset }) = blocks.parent {
@@ -149,7 +178,7 @@ impl EventIndex {
     ///
     /// Proportional to the blocks that nobody holds any more, to the continuations of the run, whoever holds them, and
     /// to the continuations that the lane loses.
-    pub(crate) fn remove(&mut self, lane: u32, name: u64) -> bool {
+    pub fn remove(&mut self, lane: u32, name: u64) -> bool {
         let Some(Position { run, offset }) = self.position(lane, name) else { return false };
         let Some(holder) = self.tree.holder(run, lane) else { return false };
         let stride = self.stride(holder);
@@ -162,7 +191,7 @@ impl EventIndex {
     }
 
     /// Forgets all that a lane holds.
-    pub(crate) fn clear(&mut self, lane: u32) {
+    pub fn clear(&mut self, lane: u32) {
         // Continuations are newer than what they continue, so nothing is left hanging in between.
         while let Some(share) = self.shares.get(self.shares.lane(lane).newest) {
             self.shorten(lane, share.run, 0);
@@ -170,7 +199,7 @@ impl EventIndex {
     }
 
     /// Forgets blocks of the largest lane, continuations first, until the index occupies at most `max_bytes`.
-    pub(crate) fn evict_to(&mut self, max_bytes: usize) {
+    pub fn evict_to(&mut self, max_bytes: usize) {
         while self.bytes() > max_bytes
             && let Some(lane) = self.shares.largest()
             && let Some(share) = self.shares.get(self.shares.lane(lane).oldest)
@@ -184,12 +213,14 @@ impl EventIndex {
     }
 
     /// Number of blocks that a lane holds.
-    pub(crate) fn block_count(&self, lane: u32) -> usize {
+    #[must_use]
+    pub fn block_count(&self, lane: u32) -> usize {
         self.shares.lane(lane).blocks
     }
 
     /// How much of the index is in use.
-    pub(crate) fn stats(&self) -> PrefixIndexStats {
+    #[must_use]
+    pub fn stats(&self) -> PrefixIndexStats {
         PrefixIndexStats {
             unique_blocks: self.tree.unique_blocks,
             runs: self.tree.runs.len(),
@@ -199,7 +230,9 @@ impl EventIndex {
         }
     }
 
-    pub(crate) fn bytes(&self) -> usize {
+    /// Heap bytes occupied, idle capacity and the allocator's headers included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         self.tree.heap_bytes()
             + self.links.heap_bytes()
             + self.names.heap_bytes()

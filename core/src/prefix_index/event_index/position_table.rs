@@ -57,6 +57,13 @@ impl PositionTable {
         self.segments.iter().map(|segment| segment.used as usize).sum()
     }
 
+    /// Reads where the entry of a key belongs; done for many keys first, their cache misses overlap.
+    #[inline]
+    pub(super) fn touch(&self, key: u64) -> u64 {
+        let segment = self.segments.get(self.segment_of(key) as usize);
+        segment.and_then(|segment| segment.slots.get(segment.home(tag(key)))).copied().unwrap_or_default()
+    }
+
     /// Every (column, position) whose entry may have this key.
     #[inline]
     pub(super) fn candidates(&self, key: u64) -> impl Iterator<Item = (u32, u32)> + '_ {

@@ -9,7 +9,8 @@ impl EventIndex {
     /// # Errors
     ///
     /// A sentence about the first violation found.
-    pub(crate) fn validate(&self) -> Result<(), String> {
+    #[doc(hidden)]
+    pub fn validate(&self) -> Result<(), String> {
         self.names.validate()?;
         let mut shares = 0;
         for (id, run) in (0..).zip(&self.tree.runs) {
