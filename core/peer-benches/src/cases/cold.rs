@@ -66,7 +66,7 @@ fn look_up(settings: &Settings, name: String, blocks: usize, holders: u64, commo
             for holder in 0..holders {
                 let endpoint = ((number + holder) % ENDPOINTS as u64) as u32;
                 ours.insert(endpoint, &path);
-                events.push(dynamo::stored(endpoint, None, &path));
+                events.push(dynamo::stored(endpoint, &path, 0));
             }
         }
         dynamo::apply(&radix, events)?;

@@ -1,6 +1,7 @@
 //! What is measured. A case gives one figure or a few that belong together; their names begin with its name.
 
 mod cold;
+mod events;
 mod lookup;
 mod memory;
 mod pick;

@@ -1,12 +1,14 @@
 //! Threads that pick at once.
 
+use std::hint::black_box;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use p3sched::{Outcome, Request, Scheduler};
+use p3sched::block_hash::BlockHasher;
+use p3sched::{Outcome, Request};
 
 use super::Case;
 use super::pick::{SHORT, busy_scheduler, prompts, warm_up};
@@ -29,6 +31,9 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Picks per second of so many threads over those of one.
+///
+/// The same is done with work that threads do not share, hashing: where that does not scale either, the machine has no
+/// free cores and the figure says nothing.
 fn scaling(
     settings: &Settings,
     name: String,
@@ -39,13 +44,24 @@ fn scaling(
     let scheduler = busy_scheduler(64)?;
     let prompts = prompts(prompt_count, SHORT);
     warm_up(&scheduler, &prompts)?;
-    let rounds = if settings.quick { 3 } else { 51 };
-    let (mut one, mut many) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        one.push(picks_per_second(&scheduler, &prompts, 1));
-        many.push(picks_per_second(&scheduler, &prompts, threads));
+    let hasher = BlockHasher::default();
+    let pick = |request: &Request, _: &mut Vec<u64>| {
+        if let Ok(decision) = scheduler.pick(request, 0) {
+            scheduler.complete(decision.id, Outcome::success(), 0).ok();
+        }
+    };
+    let hash = |request: &Request, hashes: &mut Vec<u64>| {
+        hasher.hash(request, hashes);
+        black_box(hashes);
+    };
+    let mut rates = [const { Vec::new() }; 4];
+    for _ in 0..if settings.quick { 3 } else { 51 } {
+        rates[0].push(per_second(&prompts, 1, pick));
+        rates[1].push(per_second(&prompts, threads, pick));
+        rates[2].push(per_second(&prompts, 1, hash));
+        rates[3].push(per_second(&prompts, threads, hash));
     }
-    let (one, many) = (Sample::new(one), Sample::new(many));
+    let [one, many, hash_one, hash_many] = rates.map(Sample::new);
     let ratio = many.over(&one);
     Ok(Figure {
         name,
@@ -53,42 +69,40 @@ fn scaling(
         unit: "×",
         goal,
         spread: ratio.spread(),
-        detail: format!("{:.0} k picks/s, one thread {:.0} k", many.median() / 1e3, one.median() / 1e3),
+        detail: format!(
+            "{:.0} k picks/s, one thread {:.0} k; work that shares nothing scales {:.2} ×",
+            many.median() / 1e3,
+            one.median() / 1e3,
+            hash_many.over(&hash_one).median()
+        ),
     })
 }
 
-fn picks_per_second(scheduler: &Scheduler, prompts: &[Request], threads: usize) -> f64 {
+/// How often all threads together do the work in a second.
+fn per_second(prompts: &[Request], threads: usize, work: impl Fn(&Request, &mut Vec<u64>) + Sync) -> f64 {
     const WINDOW: Duration = Duration::from_millis(10);
-    let (start, stop) = (Barrier::new(threads + 1), AtomicBool::new(false));
+    let (start, stop, work) = (Barrier::new(threads + 1), AtomicBool::new(false), &work);
+    let until_stop = |thread: usize| {
+        let own = prompts.iter().cycle().skip(thread * prompts.len() / threads);
+        let mut hashes = Vec::new();
+        start.wait();
+        let begin = Instant::now();
+        let mut count = 0_u32;
+        for request in own {
+            work(request, &mut hashes);
+            count += 1;
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        f64::from(count) / begin.elapsed().as_secs_f64()
+    };
+    let until_stop = &until_stop;
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|thread| {
-                let own = prompts.iter().cycle().skip(thread * prompts.len() / threads);
-                scope.spawn(|| {
-                    start.wait();
-                    pick_until(scheduler, own, &stop)
-                })
-            })
-            .collect();
+        let workers: Vec<_> = (0..threads).map(|thread| scope.spawn(move || until_stop(thread))).collect();
         start.wait();
         thread::sleep(WINDOW);
         stop.store(true, Ordering::Relaxed);
         workers.into_iter().map(|worker| worker.join().unwrap_or(0.0)).sum()
     })
-}
-
-/// Picks and completes until told to stop; gives picks per second.
-fn pick_until<'a>(scheduler: &Scheduler, own: impl Iterator<Item = &'a Request>, stop: &AtomicBool) -> f64 {
-    let begin = Instant::now();
-    let mut picks = 0_u32;
-    for request in own {
-        if let Ok(decision) = scheduler.pick(request, 0) {
-            scheduler.complete(decision.id, Outcome::success(), 0).ok();
-        }
-        picks += 1;
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-    }
-    f64::from(picks) / begin.elapsed().as_secs_f64()
 }

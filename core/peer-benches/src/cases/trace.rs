@@ -7,21 +7,20 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dynamo_kv_router::indexer::WorkerTask;
-use dynamo_kv_router::protocols::LocalBlockHash;
+use dynamo_kv_router::protocols::{ExternalSequenceBlockHash, LocalBlockHash};
 use dynamo_kv_router::{ConcurrentRadixTreeCompressed, PositionalIndexer, RouterEvent, SyncIndexer};
 use p3sched::prefix_index::PrefixIndex;
 use serde::Deserialize;
 
-use super::{Case, Outcome};
+use super::{Case, Outcome, events};
 use crate::Settings;
 use crate::measure::Sample;
 use crate::peers::dynamo;
 use crate::report::{Figure, Goal};
 use crate::workload::split_mix;
 
-const NAME: &str = "trace/mooncake";
 const ENDPOINTS: u32 = 64;
 /// Of 16 tokens each, so 1 M tokens.
 const CAPACITY: usize = 65_536;
@@ -33,6 +32,8 @@ struct Line {
     hash_ids: Vec<u64>,
 }
 
+type Names = HashMap<u64, ExternalSequenceBlockHash>;
+
 /// A request, where it goes, and what the engine then stores and frees.
 struct Request {
     endpoint: u32,
@@ -43,44 +44,52 @@ struct Request {
 
 pub fn cases() -> Vec<Case> {
     let run = |settings: &Settings| match &settings.mooncake {
-        Some(trace) => replay(settings, trace).map(|figure| Outcome::Measured(vec![figure])),
+        Some(trace) => replay(settings, trace).map(Outcome::Measured),
         None => Ok(Outcome::Skipped(
             "name the trace with --mooncake FILE or P3SCHED_MOONCAKE_TRACE; it is conversation_trace.jsonl \
              of https://github.com/kvcache-ai/Mooncake"
                 .to_owned(),
         )),
     };
-    vec![Case { name: NAME.to_owned(), run: Box::new(run) }]
+    vec![Case { name: "trace/mooncake".to_owned(), run: Box::new(run) }]
 }
 
-fn replay(settings: &Settings, trace: &Path) -> Result<Figure> {
+fn replay(settings: &Settings, trace: &Path) -> Result<Vec<Figure>> {
     let requests = schedule(trace, if settings.quick { 500 } else { usize::MAX })?;
     let operations = |request: &Request| request.path.len() + request.stored + request.freed.len();
     let operations: usize = requests.iter().map(operations).sum();
     let per_second = |time: Duration| operations as f64 / time.as_secs_f64();
-    let (mut ours, mut radix, mut positional) = (Vec::new(), Vec::new(), Vec::new());
+    let names = engine_hashes(&requests);
+    let (mut picks, mut events, mut radix, mut positional) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..if settings.quick { 2 } else { 7 } {
-        ours.push(per_second(replay_ours(&requests)));
-        radix.push(per_second(replay_theirs(ConcurrentRadixTreeCompressed::new(), &requests)?));
-        positional.push(per_second(replay_theirs(PositionalIndexer::new(32), &requests)?));
+        picks.push(per_second(replay_picks(&requests)));
+        events.push(per_second(replay_events(&requests)?));
+        radix.push(per_second(replay_theirs(ConcurrentRadixTreeCompressed::new(), &requests, &names)?));
+        positional.push(per_second(replay_theirs(PositionalIndexer::new(32), &requests, &names)?));
     }
-    let (ours, radix, positional) = (Sample::new(ours), Sample::new(radix), Sample::new(positional));
+    let [picks, events, radix, positional] = [picks, events, radix, positional].map(Sample::new);
     let best = if radix.median() >= positional.median() { &radix } else { &positional };
-    let ratio = ours.over(best);
     let millions = |sample: &Sample| sample.median() / 1e6;
-    Ok(Figure {
-        name: NAME.to_owned(),
-        value: ratio.median(),
-        unit: "×",
-        goal: Goal::AtLeast(2.0),
-        spread: ratio.spread(),
-        detail: format!(
-            "{:.1} M block operations/s on one thread; dynamo on two: radix tree {:.1} M, positional {:.1} M",
-            millions(&ours),
-            millions(&radix),
-            millions(&positional)
-        ),
-    })
+    let figure = |mode: &str, ours: &Sample, work: &str| {
+        let ratio = ours.over(best);
+        Figure {
+            name: format!("trace/mooncake/{mode}"),
+            value: ratio.median(),
+            unit: "×",
+            goal: Goal::AtLeast(2.0),
+            spread: ratio.spread(),
+            detail: format!(
+                "{:.1} M block operations/s on one thread ({work}); dynamo on two: radix tree {:.1} M, positional {:.1} M",
+                millions(ours),
+                millions(&radix),
+                millions(&positional)
+            ),
+        }
+    };
+    Ok(vec![
+        figure("picks", &picks, "find, insert, evict"),
+        figure("events", &events, "pick, complete, hash and apply events"),
+    ])
 }
 
 /// Reads the trace and lets engines with caches of `CAPACITY` blocks serve it.
@@ -121,7 +130,7 @@ impl Engine {
         path.partition_point(|hash| self.used.contains_key(hash))
     }
 
-    /// Uses all blocks of a path and gives those that were freed for it, in the order of the path that they were on.
+    /// Uses all blocks of a path and gives those that were freed for it.
     fn serve(&mut self, path: &[u64]) -> Vec<u64> {
         self.requests += 1;
         for (depth, &hash) in path.iter().enumerate() {
@@ -138,12 +147,12 @@ impl Engine {
             self.used.remove(&hash);
             freed.push(hash);
         }
-        freed.reverse();
         freed
     }
 }
 
-fn replay_ours(requests: &[Request]) -> Duration {
+/// Approximate mode: look up, then remember.
+fn replay_picks(requests: &[Request]) -> Duration {
     let mut index = PrefixIndex::new(usize::MAX);
     for endpoint in 0..ENDPOINTS {
         index.set_capacity(endpoint, CAPACITY);
@@ -158,13 +167,39 @@ fn replay_ours(requests: &[Request]) -> Duration {
     start.elapsed()
 }
 
+/// Precise mode through the whole scheduler: pick, complete, take the engine's events.
+fn replay_events(requests: &[Request]) -> Result<Duration> {
+    let scheduler = events::scheduler(ENDPOINTS)?;
+    let prepare = |request: &Request| {
+        let known = request.path.len() - request.stored;
+        let prompt = p3sched::Request::from_tokens("", events::tokens(&request.path));
+        let stored = (request.stored > 0).then(|| events::stored(&request.path, known));
+        let removed = (!request.freed.is_empty()).then(|| events::removed_blocks(request.freed.iter()));
+        (request.endpoint.to_string(), prompt, [stored, removed])
+    };
+    let prepared: Vec<_> = requests.iter().map(prepare).collect();
+    let start = Instant::now();
+    for (endpoint, prompt, events) in &prepared {
+        let decision = scheduler.pick(prompt, 0)?;
+        scheduler.complete(decision.id, p3sched::Outcome::success(), 0)?;
+        for event in events.iter().flatten() {
+            scheduler.apply_kv_event(endpoint, event, 0)?;
+        }
+    }
+    let time = start.elapsed();
+    let counters = scheduler.stats(0).counters;
+    let lost = counters.orphaned_kv_events + counters.skipped_kv_events;
+    ensure!(lost == 0, "events that were not understood: {lost}");
+    Ok(time)
+}
+
 /// One thread looks up while the other applies the events; over when both are done.
-fn replay_theirs(index: impl SyncIndexer, requests: &[Request]) -> Result<Duration> {
+fn replay_theirs(index: impl SyncIndexer, requests: &[Request], names: &Names) -> Result<Duration> {
     let queries: Vec<Vec<LocalBlockHash>> =
         requests.iter().map(|request| dynamo::query(&request.path)).collect();
-    let events: Vec<RouterEvent> = requests.iter().flat_map(events_of).collect();
+    let events: Vec<RouterEvent> = requests.iter().flat_map(|request| events_of(request, names)).collect();
     let (sender, receiver) = flume::unbounded();
-    let time = thread::scope(|scope| {
+    let (time, done) = thread::scope(|scope| {
         let updates = scope.spawn(|| index.worker(receiver, None));
         let start = Instant::now();
         for event in events {
@@ -177,13 +212,22 @@ fn replay_theirs(index: impl SyncIndexer, requests: &[Request]) -> Result<Durati
         let done = updates.join().map_err(|_| anyhow::anyhow!("their thread has panicked"));
         (start.elapsed(), done)
     });
-    time.1??;
-    Ok(time.0)
+    done??;
+    Ok(time)
 }
 
-fn events_of(request: &Request) -> impl Iterator<Item = RouterEvent> {
-    let (known, new) = request.path.split_at(request.path.len() - request.stored);
-    let stored = (!new.is_empty()).then(|| dynamo::stored(request.endpoint, known.last().copied(), new));
-    let removed = (!request.freed.is_empty()).then(|| dynamo::removed(request.endpoint, &request.freed));
+fn events_of(request: &Request, names: &Names) -> impl Iterator<Item = RouterEvent> {
+    let Request { endpoint, path, stored, freed } = request;
+    let stored = (*stored > 0).then(|| dynamo::stored(*endpoint, path, path.len() - stored));
+    let freed = freed.iter().filter_map(|hash| names.get(hash).copied()).collect::<Vec<_>>();
+    let removed = (!freed.is_empty()).then(|| dynamo::removed_blocks(*endpoint, freed));
     stored.into_iter().chain(removed)
+}
+
+/// The peer's names for all blocks of the trace.
+fn engine_hashes(requests: &[Request]) -> Names {
+    let of_path = |request: &Request| {
+        request.path.iter().copied().zip(dynamo::engine_hashes(&request.path)).collect::<Vec<_>>()
+    };
+    requests.iter().flat_map(of_path).collect()
 }

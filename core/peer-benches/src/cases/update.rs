@@ -1,5 +1,6 @@
 //! Stores and removals at a steady state, and the worst single store.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,12 +9,12 @@ use dynamo_kv_router::ConcurrentRadixTreeCompressed;
 use dynamo_kv_router::RouterEvent;
 use p3sched::prefix_index::PrefixIndex;
 
-use super::{Case, speed_up};
+use super::{Case, events, speed_up};
 use crate::Settings;
 use crate::measure::Sample;
 use crate::peers::dynamo;
 use crate::report::{Figure, Goal, time_text};
-use crate::workload::{extend, path};
+use crate::workload::{self, extend, path};
 
 const CHAIN: usize = 128;
 
@@ -24,8 +25,9 @@ struct Step {
     path: Vec<u64>,
     /// Blocks at the end of the path that are new to the endpoint.
     new: usize,
-    /// What goes for it.
-    forgotten: Vec<u64>,
+    /// The path of which some blocks go for it.
+    old: Vec<u64>,
+    forgotten: Range<usize>,
 }
 
 /// Endpoints at capacity, and what they then do.
@@ -39,13 +41,20 @@ struct Workload {
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::new("update/unique-chains", |settings| {
-            update(settings, "update/unique-chains", 2.0, unique_chains(settings))
+        Case::new("update/picks/unique-chains", |settings| {
+            by_picks("unique-chains", 2.0, unique_chains(settings))
         }),
-        Case::new("update/shared-chains", |settings| {
-            update(settings, "update/shared-chains", 5.0, shared_chains(settings))
+        Case::new("update/picks/shared-chains", |settings| {
+            by_picks("shared-chains", 5.0, shared_chains(settings))
         }),
-        Case::new("update/decode", |settings| update(settings, "update/decode", 3.0, decode(settings))),
+        Case::new("update/picks/decode", |settings| by_picks("decode", 3.0, decode(settings))),
+        Case::new("update/events/unique-chains", |settings| {
+            by_events("unique-chains", 2.0, unique_chains(settings))
+        }),
+        Case::new("update/events/shared-chains", |settings| {
+            by_events("shared-chains", 5.0, shared_chains(settings))
+        }),
+        Case::new("update/events/decode", |settings| by_events("decode", 3.0, decode(settings))),
         Case::new("update/worst-store", worst_store),
     ]
 }
@@ -64,7 +73,8 @@ fn unique_chains(settings: &Settings) -> Workload {
         endpoint: endpoint(number),
         path: path(number, CHAIN),
         new: CHAIN,
-        forgotten: path(number - held, CHAIN),
+        old: path(number - held, CHAIN),
+        forgotten: 0..CHAIN,
     };
     let round = |round: usize| (0..400).map(|at| step(held + round as u64 * 400 + at)).collect();
     Workload {
@@ -84,7 +94,8 @@ fn shared_chains(settings: &Settings) -> Workload {
         endpoint,
         path,
         new: CHAIN,
-        forgotten: crate::workload::path(number - chains_each, CHAIN),
+        old: workload::path(number - chains_each, CHAIN),
+        forgotten: 0..CHAIN,
     };
     let round = |round: usize| {
         let numbers = (0..8).map(|at| chains_each + round as u64 * 8 + at);
@@ -118,12 +129,13 @@ fn decode(settings: &Settings) -> Workload {
             // Of the oldest chain the deepest block that is left.
             let gone = round * sequences + sequence;
             for endpoint in 0..endpoints {
-                let oldest = old(endpoint, gone / CHAIN)[CHAIN - 1 - gone % CHAIN];
+                let end = CHAIN - gone % CHAIN;
                 steps.push(Step {
                     endpoint,
                     path: growing(endpoint, sequence, round + 1),
                     new: 1,
-                    forgotten: vec![oldest],
+                    old: old(endpoint, gone / CHAIN),
+                    forgotten: end - 1..end,
                 });
             }
         }
@@ -133,7 +145,8 @@ fn decode(settings: &Settings) -> Workload {
     Workload { endpoints, capacity, held, rounds: (0..rounds).map(round).collect() }
 }
 
-fn update(settings: &Settings, name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
+/// What our own picks teach: the index forgets by itself.
+fn by_picks(name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
     let mut index = PrefixIndex::new(usize::MAX);
     for endpoint in 0..workload.endpoints {
         index.set_capacity(endpoint, workload.capacity);
@@ -141,13 +154,57 @@ fn update(settings: &Settings, name: &str, goal: f64, workload: Workload) -> Res
     for (endpoint, path) in &workload.held {
         index.insert(*endpoint, path);
     }
-    let fill = workload.held.iter().map(|(endpoint, path)| dynamo::stored(*endpoint, None, path)).collect();
+    let use_path = |step: &Step| (step.endpoint, step.path.clone());
+    let rounds: Vec<Vec<_>> =
+        workload.rounds.iter().map(|steps| steps.iter().map(use_path).collect()).collect();
+    let (ours, theirs) = beside_dynamo(&workload, move |round| {
+        for (endpoint, path) in &rounds[round] {
+            index.insert(*endpoint, path);
+        }
+    })?;
+    let mut figure =
+        speed_up(format!("update/picks/{name}"), Goal::AtLeast(goal), &ours, "dynamo's radix tree", &theirs);
+    figure.detail += " per block";
+    Ok(vec![figure])
+}
+
+/// What engines tell: names of blocks, and token ids that we hash while the peer is given the hashes.
+fn by_events(name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
+    let scheduler = events::scheduler(workload.endpoints)?;
+    for (endpoint, path) in &workload.held {
+        scheduler.apply_kv_event(&endpoint.to_string(), &events::stored(path, 0), 0)?;
+    }
+    let events_of = |step: &Step| {
+        let known = step.path.len() - step.new;
+        let events = [events::stored(&step.path, known), events::removed(&step.old, step.forgotten.clone())];
+        (step.endpoint.to_string(), events)
+    };
+    let rounds: Vec<Vec<_>> =
+        workload.rounds.iter().map(|steps| steps.iter().map(events_of).collect()).collect();
+    let (ours, theirs) = beside_dynamo(&workload, move |round| {
+        for (endpoint, events) in &rounds[round] {
+            for event in events {
+                scheduler.apply_kv_event(endpoint, event, 0).ok();
+            }
+        }
+        let counters = scheduler.stats(0).counters;
+        assert_eq!(counters.orphaned_kv_events + counters.skipped_kv_events, 0, "every event is understood");
+    })?;
+    let mut figure =
+        speed_up(format!("update/events/{name}"), Goal::AtLeast(goal), &ours, "dynamo's radix tree", &theirs);
+    figure.detail += " per block, our hashing included";
+    Ok(vec![figure])
+}
+
+/// Nanoseconds per block stored or removed of both sides, round by round in turn.
+fn beside_dynamo(
+    workload: &Workload,
+    mut run_ours: impl FnMut(usize) + Send + 'static,
+) -> Result<(Sample, Sample)> {
+    let fill = workload.held.iter().map(|(endpoint, path)| dynamo::stored(*endpoint, path, 0)).collect();
     let events = workload.rounds.iter().map(|steps| steps.iter().flat_map(events_of).collect());
     let events = std::iter::once(fill).chain(events).collect();
-    let blocks: Vec<f64> = (workload.rounds.iter())
-        .map(|steps| steps.iter().map(|step| (step.new + step.forgotten.len()) as f64).sum())
-        .collect();
-
+    let rounds = workload.rounds.len();
     let times = Arc::new(Mutex::new((Vec::new(), Vec::new())));
     let recorded = Arc::clone(&times);
     let mut their_start = Instant::now();
@@ -158,32 +215,27 @@ fn update(settings: &Settings, name: &str, goal: f64, workload: Workload) -> Res
         if flush > 0 {
             recorded.1.push(theirs);
         }
-        if let Some(steps) = workload.rounds.get(flush) {
+        if flush < rounds {
             let start = Instant::now();
-            for step in steps {
-                index.insert(step.endpoint, &step.path);
-            }
+            run_ours(flush);
             recorded.0.push(start.elapsed());
         }
         their_start = Instant::now();
     })?;
     let recorded = times.lock().unwrap_or_else(PoisonError::into_inner);
+    let blocks = |steps: &Vec<Step>| steps.iter().map(|step| (step.new + step.forgotten.len()) as f64).sum();
+    let blocks: Vec<f64> = workload.rounds.iter().map(blocks).collect();
     let sample = |times: &[Duration]| {
         let each = times.iter().zip(&blocks).map(|(time, blocks)| time.as_nanos() as f64 / blocks);
         Sample::new(each.collect())
     };
-    let (ours, theirs) = (sample(&recorded.0), sample(&recorded.1));
-    let mut figure = speed_up(name, Goal::AtLeast(goal), &ours, "dynamo's radix tree", &theirs);
-    figure.detail += " per block stored or removed";
-    let _ = settings;
-    Ok(vec![figure])
+    Ok((sample(&recorded.0), sample(&recorded.1)))
 }
 
 fn events_of(step: &Step) -> [RouterEvent; 2] {
-    let (known, new) = step.path.split_at(step.path.len() - step.new);
     [
-        dynamo::stored(step.endpoint, known.last().copied(), new),
-        dynamo::removed(step.endpoint, &step.forgotten),
+        dynamo::stored(step.endpoint, &step.path, step.path.len() - step.new),
+        dynamo::removed(step.endpoint, &step.old, step.forgotten.clone()),
     ]
 }
 
@@ -216,8 +268,8 @@ fn worst_store(settings: &Settings) -> Result<Vec<Figure>> {
 
     let theirs = Arc::new(Mutex::new(Duration::ZERO));
     let recorded = Arc::clone(&theirs);
-    let fill = (0..HOLDERS).map(|endpoint| dynamo::stored(endpoint, None, &run)).collect();
-    let event = vec![dynamo::stored(0, None, &paths[PLACES / 2])];
+    let fill = (0..HOLDERS).map(|endpoint| dynamo::stored(endpoint, &run, 0)).collect();
+    let event = vec![dynamo::stored(0, &paths[PLACES / 2], 0)];
     let mut start = Instant::now();
     dynamo::apply_rounds(&ConcurrentRadixTreeCompressed::new(), vec![fill, event], move |_| {
         *recorded.lock().unwrap_or_else(PoisonError::into_inner) = start.elapsed();

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
@@ -11,7 +12,7 @@ use dynamo_kv_router::SyncIndexer;
 use dynamo_kv_router::indexer::WorkerTask;
 use dynamo_kv_router::protocols::{
     ExternalSequenceBlockHash, KvCacheEvent, KvCacheEventData, KvCacheRemoveData, KvCacheStoreData,
-    KvCacheStoredBlockData, LocalBlockHash, OverlapScores, RouterEvent,
+    KvCacheStoredBlockData, LocalBlockHash, OverlapScores, RouterEvent, compute_seq_hash_for_block,
 };
 use tokio::sync::oneshot;
 
@@ -20,26 +21,31 @@ pub fn query(path: &[u64]) -> Vec<LocalBlockHash> {
     path.iter().map(|&hash| LocalBlockHash(hash)).collect()
 }
 
-/// The event of an engine that now holds `blocks` after the block `parent`.
-pub fn stored(endpoint: u32, parent: Option<u64>, blocks: &[u64]) -> RouterEvent {
-    let block = |&hash: &u64| KvCacheStoredBlockData {
-        block_hash: engine_hash(hash),
+/// The event of an engine that held the first `known` blocks of a path and now holds all of it.
+pub fn stored(endpoint: u32, path: &[u64], known: usize) -> RouterEvent {
+    let engine_hashes = engine_hashes(path);
+    let block = |(&hash, &block_hash): (&u64, &ExternalSequenceBlockHash)| KvCacheStoredBlockData {
+        block_hash,
         tokens_hash: LocalBlockHash(hash),
         mm_extra_info: None,
     };
     event(
         endpoint,
         KvCacheEventData::Stored(KvCacheStoreData {
-            parent_hash: parent.map(engine_hash),
+            parent_hash: engine_hashes[..known].last().copied(),
             start_position: None,
-            blocks: blocks.iter().map(block).collect(),
+            blocks: path[known..].iter().zip(&engine_hashes[known..]).map(block).collect(),
         }),
     )
 }
 
-/// The event of an engine that has freed `blocks`, the deepest first, as engines do.
-pub fn removed(endpoint: u32, blocks: &[u64]) -> RouterEvent {
-    let block_hashes = blocks.iter().rev().map(|&hash| engine_hash(hash)).collect();
+/// The event of an engine that has freed some blocks of a path, the deepest first, as engines do.
+pub fn removed(endpoint: u32, path: &[u64], blocks: Range<usize>) -> RouterEvent {
+    removed_blocks(endpoint, engine_hashes(path)[blocks].iter().rev().copied().collect())
+}
+
+/// The event of an engine that has freed these blocks.
+pub fn removed_blocks(endpoint: u32, block_hashes: Vec<ExternalSequenceBlockHash>) -> RouterEvent {
     event(endpoint, KvCacheEventData::Removed(KvCacheRemoveData { block_hashes }))
 }
 
@@ -109,7 +115,7 @@ fn event(endpoint: u32, data: KvCacheEventData) -> RouterEvent {
     RouterEvent::new(u64::from(endpoint), KvCacheEvent { event_id: 0, data, dp_rank: 0 })
 }
 
-/// The engine's own name of a block: another number than ours.
-fn engine_hash(hash: u64) -> ExternalSequenceBlockHash {
-    ExternalSequenceBlockHash(hash ^ 0x5555_5555_5555_5555)
+/// Names of the blocks as the positional index expects them: chained by the peer's own rule.
+pub fn engine_hashes(path: &[u64]) -> Vec<ExternalSequenceBlockHash> {
+    compute_seq_hash_for_block(&query(path)).into_iter().map(ExternalSequenceBlockHash).collect()
 }
