@@ -1,6 +1,11 @@
 //! KV events: real captures against an oracle, the encodings, and what becomes of streams that have gaps or restart.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test reads files and fails by panicking"
+)]
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Snapshots: what comes back, when, and what is refused.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use p3sched::{Endpoint, Error, Outcome, Request, Scheduler, SchedulerConfig};
 use proptest::prelude::*;

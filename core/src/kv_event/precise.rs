@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 
 use super::{BlocksRemoved, BlocksStored, KvEvent, KvEventBatch};
 use crate::Error;
@@ -133,6 +133,8 @@ pub(crate) struct PreciseIndex {
     streams: Vec<Option<Stream>>,
     /// Lane by endpoint and rank.
     lanes: AHashMap<(u32, u32), u32>,
+    /// Those that have a lane.
+    endpoints: AHashSet<u32>,
     /// Recent picks by endpoint; the mark of a path is the number of its last pick.
     speculative: PrefixIndex,
     speculations: VecDeque<Speculation>,
@@ -148,6 +150,7 @@ impl PreciseIndex {
             index: EventIndex::new(),
             streams: Vec::new(),
             lanes: AHashMap::new(),
+            endpoints: AHashSet::new(),
             speculative: PrefixIndex::new(usize::MAX),
             speculations: VecDeque::new(),
             speculative_hashes: 0,
@@ -158,7 +161,7 @@ impl PreciseIndex {
 
     /// Whether any event of the endpoint was ever applied.
     pub(crate) fn knows(&self, endpoint: u32) -> bool {
-        !self.lanes.is_empty() && self.streams.iter().flatten().any(|stream| stream.endpoint == endpoint)
+        self.endpoints.contains(&endpoint)
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -240,6 +243,7 @@ impl PreciseIndex {
     pub(crate) fn remove(&mut self, endpoint: u32) {
         self.clear(endpoint);
         self.lanes.retain(|&(owner, _), _| owner != endpoint);
+        self.endpoints.remove(&endpoint);
         for stream in &mut self.streams {
             stream.take_if(|stream| stream.endpoint == endpoint);
         }
@@ -313,9 +317,7 @@ impl PreciseIndex {
                         counts.skipped += 1;
                         continue;
                     }
-                    for name in &event.block_hashes {
-                        self.index.remove(lane, name.0);
-                    }
+                    self.index.remove_all(lane, event.block_hashes.iter().map(|name| name.0));
                     counts.applied += 1;
                 }
                 PreparedEvent::Cleared => {
@@ -380,6 +382,7 @@ impl PreciseIndex {
         let lane = lane as u32;
         self.index.add_lane(lane);
         self.lanes.insert((endpoint, rank), lane);
+        self.endpoints.insert(endpoint);
         lane
     }
 

@@ -114,13 +114,9 @@ impl EventIndex {
     #[inline]
     #[must_use]
     pub fn position(&self, lane: u32, name: u64) -> Option<Position> {
-        self.names.places(name).find_map(|(id, position)| {
-            let column = self.names.column(id)?;
-            let offset = column.end(position);
-            let holder = self.tree.holder(column.run, lane)?;
-            let is_own = self.shares.get(holder.segment)?.mark == id;
-            (is_own && offset < holder.length).then_some(Position { run: column.run, offset })
-        })
+        let (column, position) = self.place(lane, name)?;
+        let column = self.names.column(column)?;
+        Some(Position { run: column.run, offset: column.end(position) })
     }
 
     /// The chained hash of a block.
@@ -179,15 +175,35 @@ impl EventIndex {
     /// Proportional to the blocks that nobody holds any more, to the continuations of the run, whoever holds them, and
     /// to the continuations that the lane loses.
     pub fn remove(&mut self, lane: u32, name: u64) -> bool {
-        let Some(Position { run, offset }) = self.position(lane, name) else { return false };
-        let Some(holder) = self.tree.holder(run, lane) else { return false };
-        let stride = self.stride(holder);
-        let (first, link) = (self.tree.run(run).map_or(0, Run::first), self.links.get(run));
-        self.cut(lane, run, offset);
-        if let Some(link) = link.filter(|_| stride > 1) {
-            self.trim(lane, first, link, offset, stride);
-        }
+        let Some((column, position)) = self.place(lane, name) else { return false };
+        self.remove_from(lane, column, position);
         true
+    }
+
+    /// Notes that a lane's engine removed several blocks; neighbours of one run go at once, in whichever direction they
+    /// are named.
+    ///
+    /// # Complexity
+    ///
+    /// One comparison per name, and that of [`remove`](Self::remove) per row of neighbours.
+    pub fn remove_all(&mut self, lane: u32, names: impl Iterator<Item = u64>) {
+        let mut names = names.peekable();
+        while let Some(name) = names.next() {
+            let Some((id, position)) = self.place(lane, name) else { continue };
+            let Some(column) = self.names.column(id) else { continue };
+            let (mut first, mut last) = (position as usize, position as usize);
+            while let Some(&next) = names.peek() {
+                if first > 0 && column.hashes.get(first - 1) == Some(&next) {
+                    first -= 1;
+                } else if column.hashes.get(last + 1) == Some(&next) {
+                    last += 1;
+                } else {
+                    break;
+                }
+                names.next();
+            }
+            self.remove_from(lane, id, first as u32);
+        }
     }
 
     /// Forgets all that a lane holds.
@@ -327,15 +343,35 @@ impl EventIndex {
             share.mark = id;
         }
     }
-
-    fn stride(&self, holder: Holder) -> u32 {
-        let column = self.shares.get(holder.segment).and_then(|share| self.names.column(share.mark));
-        column.map_or(1, |column| column.stride)
-    }
 }
 
 /// Removing.
 impl EventIndex {
+    /// Where the lane's engine block of this name is: its column and its position there.
+    #[inline]
+    fn place(&self, lane: u32, name: u64) -> Option<(u32, u32)> {
+        self.names.places(name).find(|&(id, position)| {
+            let held = || {
+                let column = self.names.column(id)?;
+                let holder = self.tree.holder(column.run, lane)?;
+                let is_own = self.shares.get(holder.segment)?.mark == id;
+                Some(is_own && column.end(position) < holder.length)
+            };
+            held() == Some(true)
+        })
+    }
+
+    /// Removes what the lane holds of a run from one of its engine blocks on.
+    fn remove_from(&mut self, lane: u32, column: u32, position: u32) {
+        let Some(column) = self.names.column(column) else { return };
+        let (run, stride, offset) = (column.run, column.stride, column.end(position));
+        let (first, link) = (self.tree.run(run).map_or(0, Run::first), self.links.get(run));
+        self.cut(lane, run, offset);
+        if let Some(link) = link.filter(|_| stride > 1) {
+            self.trim(lane, first, link, offset, stride);
+        }
+    }
+
     /// Shortens a share, and ends the shares of what continues the run after that.
     fn cut(&mut self, lane: u32, run: u32, length: u32) {
         let Some(first) = self.tree.run(run).map(Run::first) else { return };

@@ -55,6 +55,14 @@ enum Operation {
         tokens: Vec<u64>,
         version: u64,
     },
+    /// Removes the last blocks of a path by one event.
+    RemoveAll {
+        lane: u32,
+        tokens: Vec<u64>,
+        from: usize,
+        version: u64,
+        is_reversed: bool,
+    },
     Clear {
         lane: u32,
     },
@@ -73,6 +81,11 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(lane, tokens, from, version)| Operation::Store { lane, tokens, from, version }),
         5 => (0..LANES, tokens(), 0..3_u64)
             .prop_map(|(lane, tokens, version)| Operation::Remove { lane, tokens, version }),
+        3 => (0..LANES, tokens(), 0..10_usize, 0..3_u64, any::<bool>()).prop_map(
+            |(lane, tokens, from, version, is_reversed)| {
+                Operation::RemoveAll { lane, tokens, from, version, is_reversed }
+            }
+        ),
         1 => (0..LANES).prop_map(|lane| Operation::Clear { lane }),
     ]
 }
@@ -104,6 +117,17 @@ fn apply(index: &mut EventIndex, oracle: &mut NaiveEventIndex, operation: &Opera
             let hashes = path(tokens);
             if let Some(&name) = names(*lane, *version, &hashes).last() {
                 assert_eq!(index.remove(*lane, name), oracle.remove(*lane, name), "{operation:?}");
+            }
+        }
+        Operation::RemoveAll { lane, tokens, from, version, is_reversed } => {
+            let names = names(*lane, *version, &path(tokens));
+            let mut names = names[*from % (names.len() + 1)..].to_vec();
+            if *is_reversed {
+                names.reverse();
+            }
+            index.remove_all(*lane, names.iter().copied());
+            for name in names {
+                oracle.remove(*lane, name);
             }
         }
         Operation::Clear { lane } => {
