@@ -35,6 +35,8 @@ pub struct RequestHead {
     pub session: Option<String>,
     /// Whether the client itself sent [`DESTINATION`].
     pub forged_destination: bool,
+    /// Whether the body is compressed or multipart, so that no prompt can be read from it.
+    pub opaque_body: bool,
 }
 
 impl RequestHead {
@@ -46,6 +48,8 @@ impl RequestHead {
             match name {
                 ":path" => head.path = text(value),
                 DESTINATION => head.forged_destination = true,
+                "content-encoding" => head.opaque_body |= is_encoded(value),
+                "content-type" => head.opaque_body |= value.starts_with(b"multipart/"),
                 _ => {
                     let Some(rank) = SESSION.iter().position(|session| *session == name) else { continue };
                     if rank < session_rank && !value.is_empty() {
@@ -78,7 +82,7 @@ impl ResponseHead {
             match name {
                 ":status" => head.status = text(value).parse().unwrap_or(0),
                 "content-type" => head.event_stream = value.starts_with(b"text/event-stream"),
-                "content-encoding" => head.encoded = !value.is_empty() && value != b"identity",
+                "content-encoding" => head.encoded = is_encoded(value),
                 _ => {}
             }
         }
@@ -89,6 +93,11 @@ impl ResponseHead {
 /// The endpoints in a subset hint: one string holds a comma-separated list.
 pub fn subset_entries(hint: &str) -> impl Iterator<Item = String> {
     hint.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned)
+}
+
+/// Whether a value of `content-encoding` means that the body is compressed.
+fn is_encoded(value: &[u8]) -> bool {
+    !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
 }
 
 fn text(value: &[u8]) -> String {
@@ -110,6 +119,19 @@ mod tests {
         assert_eq!(head.session.as_deref(), Some("second"));
         assert_eq!(head.path, "/v1/completions");
         assert!(!head.forged_destination);
+    }
+
+    #[test]
+    fn a_request_says_whether_its_body_can_be_read() {
+        for (name, value, opaque_body) in [
+            ("content-encoding", "gzip", true),
+            ("content-encoding", "Identity", false),
+            ("content-type", "multipart/form-data; boundary=x", true),
+            ("content-type", "application/json", false),
+        ] {
+            let head = RequestHead::read([(name, value.as_bytes())]);
+            assert_eq!(head.opaque_body, opaque_body, "{name}: {value}");
+        }
     }
 
     #[test]

@@ -183,12 +183,12 @@ impl Router {
     fn request(&self, query: &Query<'_>) -> Result<Request, Refusal> {
         let path = query.head.path.split('?').next().unwrap_or_default();
         let mut request = match query.body {
-            None => Request::default(),
-            Some(body) => match Request::from_body(path, body) {
+            Some(body) if !query.head.opaque_body => match Request::from_body(path, body) {
                 Ok(request) => request,
                 Err(_) if query.truncated => Request::default(),
                 Err(error) => return Err(Refusal::from_error(&error)),
             },
+            _ => Request::default(),
         };
         if let Some(session) = &query.head.session {
             request.session = Some(session.clone());

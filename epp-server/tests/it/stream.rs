@@ -416,6 +416,24 @@ fn refusals_are_immediate_and_final() {
 }
 
 #[test]
+fn a_body_that_holds_no_readable_prompt_is_picked_by_load() {
+    for (path, opaque_body) in
+        [("/v1/chat/completions", true), ("/v1/audio/transcriptions", false), ("/v1/models", false)]
+    {
+        for (modes, expected) in [
+            (DUPLEX, vec![format!("headers {ENDPOINT}"), "chunk not JSON end".to_owned()]),
+            (BUFFERED, vec!["headers -".to_owned(), format!("body {ENDPOINT}")]),
+        ] {
+            let head = RequestHead { path: path.to_owned(), opaque_body, ..RequestHead::default() };
+            let headers = Message::RequestHeaders { head, end_of_stream: false };
+            let mut exchange = Exchange::new(modes);
+            assert_eq!(exchange.send_all(vec![headers, body("not JSON", true)]), expected, "{path}");
+            assert_eq!((exchange.counters().picks, exchange.counters().prompt_tokens), (1, 0), "{path}");
+        }
+    }
+}
+
+#[test]
 fn an_empty_pool_is_a_503_with_a_reason() {
     let mut exchange = Exchange::on(support::pool(&[]), DUPLEX, true);
     let mut answers = VecDeque::new();
@@ -456,8 +474,11 @@ fn fallbacks_are_named_only_when_configured() {
 #[test]
 fn a_forged_destination_is_removed_before_the_pick_is_known() {
     let forged = |end_of_stream| {
-        let head =
-            RequestHead { forged_destination: true, path: "/v1/chat/completions".to_owned(), session: None };
+        let head = RequestHead {
+            forged_destination: true,
+            path: "/v1/chat/completions".to_owned(),
+            ..RequestHead::default()
+        };
         Message::RequestHeaders { head, end_of_stream }
     };
     assert_eq!(Exchange::new(BUFFERED).send(forged(false)), ["headers - remove"]);
