@@ -20,6 +20,8 @@ use crate::discovery::Pool;
 
 /// Model names come from clients: so many different ones are told apart, the rest is [`OTHER_MODEL`].
 const MAX_MODELS: usize = 1_000;
+/// A longer name counts as [`OTHER_MODEL`]: every series of a model holds it twice.
+const MAX_MODEL_BYTES: usize = 256;
 const OTHER_MODEL: &str = "other";
 
 const DURATION_SECONDS: [f64; 35] = [
@@ -212,13 +214,21 @@ impl Metrics {
 
     /// The counters of one model.
     pub fn model(&self, name: &str) -> Arc<ModelMetrics> {
-        if let Some(model) = self.models.read().get(name) {
-            return Arc::clone(model);
+        let name = if name.len() <= MAX_MODEL_BYTES { name } else { OTHER_MODEL };
+        if let Some(model) = self.known_model(name) {
+            return model;
         }
         let mut models = self.models.write();
         let name = if models.len() < MAX_MODELS { name } else { OTHER_MODEL };
         let model = models.entry(name.to_owned()).or_insert_with(|| Arc::new(self.families.model(name)));
         Arc::clone(model)
+    }
+
+    /// The counters of a model that was seen before; for an unseen one those of the rest, once they exist.
+    fn known_model(&self, name: &str) -> Option<Arc<ModelMetrics>> {
+        let models = self.models.read();
+        let rest = || models.get(OTHER_MODEL).filter(|_| models.len() >= MAX_MODELS);
+        models.get(name).or_else(rest).map(Arc::clone)
     }
 
     /// Counts a request that was refused.
@@ -301,12 +311,9 @@ impl Families {
     }
 
     fn model(&self, name: &str) -> ModelMetrics {
-        let labels = ModelLabels {
-            model_name: name.to_owned(),
-            target_model_name: name.to_owned(),
-            fairness_id: "",
-            priority: "0",
-        };
+        let model_name = escaped(name);
+        let labels =
+            ModelLabels { target_model_name: model_name.clone(), model_name, fairness_id: "", priority: "0" };
         ModelMetrics {
             requests: self.requests.get_or_create_owned(&labels),
             running: self.running.get_or_create_owned(&labels),
@@ -362,6 +369,11 @@ impl ModelMetrics {
     }
 }
 
+/// A label's value as the text format wants it; prometheus-client writes what it is given.
+fn escaped(value: &str) -> String {
+    value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
+}
+
 /// 64 bytes to 1 GiB, doubling.
 fn request_size_buckets() -> impl Iterator<Item = f64> {
     (6..=30).map(|exponent| f64::from(1u32 << exponent))
@@ -413,6 +425,16 @@ mod tests {
         let page = page(&metrics);
         assert_eq!(page.matches("llm_d_epp_request_total{").count(), MAX_MODELS + 1);
         assert!(page.contains(r#"llm_d_epp_request_total{model_name="other""#));
+    }
+
+    #[test]
+    fn a_model_name_cannot_break_the_page_or_fill_the_memory() {
+        let metrics = Metrics::new();
+        metrics.model("a\"} 1\nb\\").picked(1);
+        metrics.model(&"x".repeat(MAX_MODEL_BYTES + 1)).picked(1);
+        let page = page(&metrics);
+        assert!(page.contains(r#"llm_d_epp_request_total{model_name="a\"} 1\nb\\",target"#), "{page}");
+        assert!(page.contains(r#"llm_d_epp_request_total{model_name="other""#) && !page.contains("xxx"));
     }
 
     #[test]

@@ -127,7 +127,6 @@ impl Router {
         let body_length = query.body.map_or(0, <[u8]>::len);
         let mut request = self.request(&query)?;
         request.subset = query.subset;
-        let model = self.metrics.model(&request.model);
         let started = clock::now();
         let decision = catch_unwind(AssertUnwindSafe(|| self.pool.scheduler().pick(&request, now)));
         let succeeded = matches!(decision, Ok(Ok(_)));
@@ -141,6 +140,7 @@ impl Router {
             Err(_panic) => self.pick_without_scheduler(&request, &Error::NoEndpoints)?,
         };
         tracing::debug!(%destination, model = request.model, bytes = body_length, "picked");
+        let model = self.metrics.model(&request.model);
         model.picked(body_length);
         let pick = Pick { booking, endpoint, received: query.received, first_token: None, model };
         Ok((pick, destination))
