@@ -246,13 +246,9 @@ impl RequestStream {
             }
             Message::ResponseBody { body, end_of_stream } => {
                 self.response_body(&body, end_of_stream, router, now);
-                if self.modes.response == BodyMode::FullDuplex {
-                    echo(body, end_of_stream, answers, |body, end_of_stream| Answer::ResponseChunk {
-                        body,
-                        end_of_stream,
-                    });
-                } else {
-                    answers.push_back(Answer::ResponseBody);
+                match self.modes.response {
+                    BodyMode::FullDuplex => echo_response(body, end_of_stream, answers),
+                    _ => answers.push_back(Answer::ResponseBody),
                 }
             }
             Message::ResponseTrailers => {
@@ -366,7 +362,10 @@ impl RequestStream {
         answers: &mut VecDeque<Answer>,
     ) {
         if self.phase != Phase::Gathering {
-            answers.push_back(Answer::RequestBody { destination: None });
+            match self.modes.request {
+                BodyMode::FullDuplex => echo_request(body, end_of_stream, answers),
+                _ => answers.push_back(Answer::RequestBody { destination: None }),
+            }
             return;
         }
         self.body_length += body.len();
@@ -419,11 +418,10 @@ impl RequestStream {
             None if trailers_follow => return,
             None => Bytes::new(),
         };
-        let chunk = |body, end_of_stream| Answer::RequestChunk { body, end_of_stream };
         for body in chunks {
-            echo(body, false, answers, chunk);
+            echo_request(body, false, answers);
         }
-        echo(last, !trailers_follow, answers, chunk);
+        echo_request(last, !trailers_follow, answers);
     }
 
     /// Picks on what was gathered; the destination, or `None` after a refusal.
@@ -518,6 +516,14 @@ impl RequestStream {
         };
         router.complete(&pick, outcome, self.response.bytes, now);
     }
+}
+
+fn echo_request(body: Bytes, end_of_stream: bool, answers: &mut VecDeque<Answer>) {
+    echo(body, end_of_stream, answers, |body, end_of_stream| Answer::RequestChunk { body, end_of_stream });
+}
+
+fn echo_response(body: Bytes, end_of_stream: bool, answers: &mut VecDeque<Answer>) {
+    echo(body, end_of_stream, answers, |body, end_of_stream| Answer::ResponseChunk { body, end_of_stream });
 }
 
 /// Sends a body back in pieces of [`MAX_CHUNK`] at most; only the last one carries the end.

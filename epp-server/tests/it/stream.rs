@@ -508,6 +508,7 @@ fn a_gateway_that_answers_by_itself_ends_the_wait_for_the_body() {
     assert_eq!(exchange.stream.deadline(), None);
     assert!(!exchange.stream.is_unanswered());
     assert_eq!(exchange.send(response_body("too large", true)), ["response chunk too large end"]);
+    assert_eq!(exchange.send(body("}", true)), ["chunk } end"], "only what is sent back goes on");
     exchange.close();
     assert_eq!(exchange.counters().picks, 0);
 }
