@@ -182,7 +182,8 @@ enum Phase {
 #[derive(Default)]
 struct Response {
     status: u16,
-    event_stream: bool,
+    /// Whether its first piece is its first token: not in an answer that comes as one.
+    shows_first_token: bool,
     bytes: u64,
     scanner: Option<UsageScanner>,
     served_by: Option<String>,
@@ -470,7 +471,9 @@ impl RequestStream {
             self.body = Vec::new();
         }
         self.response.status = head.status;
-        self.response.event_stream = head.event_stream;
+        self.response.shows_first_token = head.event_stream
+            && self.response_succeeds()
+            && matches!(self.modes.response, BodyMode::Streamed | BodyMode::FullDuplex);
         if self.response_succeeds() && !head.encoded {
             self.response.scanner = Some(UsageScanner::new());
         }
@@ -482,11 +485,9 @@ impl RequestStream {
     }
 
     fn response_body(&mut self, body: &[u8], end_of_stream: bool, router: &Router, now: u64) {
-        // Only a streamed answer shows its first token; a plain one shows all of them at once.
         if !body.is_empty()
             && self.response.bytes == 0
-            && self.response.event_stream
-            && self.response_succeeds()
+            && self.response.shows_first_token
             && let Some(pick) = &mut self.pick
         {
             router.first_token(pick, now);

@@ -325,6 +325,21 @@ fn a_stream_shows_its_first_token_and_ends_in_trailers() {
 }
 
 #[test]
+fn an_answer_in_one_piece_shows_no_first_token() {
+    for (modes, event_stream, shown) in
+        [(DUPLEX, true, true), (DUPLEX, false, false), (BUFFERED, true, false), (BUFFERED, false, false)]
+    {
+        let mut exchange = Exchange::new(modes);
+        exchange.send_all(vec![headers(false), body(CHAT, true)]);
+        exchange.send_all(vec![response_headers(200, event_stream), response_body("data: {}\n\n", true)]);
+        let page = exchange.router.metrics().page().unwrap();
+        let series = page.lines().find(|line| line.starts_with("llm_d_epp_request_ttft_seconds_count"));
+        let count = if shown { " 1" } else { " 0" };
+        assert!(series.unwrap().ends_with(count), "{modes:?}, event stream {event_stream}: {series:?}");
+    }
+}
+
+#[test]
 fn a_reset_settles_the_booking_at_every_stage() {
     let stages = [
         (headers(false), 0, 0),
