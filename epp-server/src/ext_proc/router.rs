@@ -81,6 +81,11 @@ impl Refusal {
         Self { reason: Some(SATURATED), ..Self::new(429, "InferencePoolResourceExhausted", message) }
     }
 
+    /// 503: the scheduler broke; the log says where.
+    fn internal() -> Self {
+        Self::new(503, "ServiceUnavailable", "internal error of the endpoint picker".to_owned())
+    }
+
     fn from_error(error: &Error) -> Self {
         match error {
             Error::InvalidRequest(message) => Self::new(400, "BadRequest", message.clone()),
@@ -136,8 +141,8 @@ impl Router {
                 let destination = destination(&decision);
                 (Some(decision.id), decision.endpoint, destination)
             }
-            Ok(Err(error)) => self.pick_without_scheduler(&request, &error)?,
-            Err(_panic) => self.pick_without_scheduler(&request, &Error::NoEndpoints)?,
+            Ok(Err(error)) => self.pick_without_scheduler(&request, Refusal::from_error(&error))?,
+            Err(_panic) => self.pick_without_scheduler(&request, Refusal::internal())?,
         };
         tracing::debug!(%destination, model = request.model, bytes = body_length, "picked");
         let model = self.metrics.model(&request.model);
@@ -196,20 +201,20 @@ impl Router {
         Ok(request)
     }
 
-    /// Fails open: some endpoint is better than none when the scheduler has no answer.
+    /// Fails open: some endpoint is better than none when the scheduler has no answer but a refusal.
     fn pick_without_scheduler(
         &self,
         request: &Request,
-        error: &Error,
+        refusal: Refusal,
     ) -> Result<(Option<u64>, Arc<str>, String), Refusal> {
         let endpoints = self.pool.endpoints();
         if !self.fail_open || request.subset.is_some() || endpoints.is_empty() {
-            return Err(Refusal::from_error(error));
+            return Err(refusal);
         }
         let turn = self.next_without_scheduler.fetch_add(1, Ordering::Relaxed) % endpoints.len();
-        let Some(endpoint) = endpoints.get(turn) else { return Err(Refusal::from_error(error)) };
+        let Some(endpoint) = endpoints.get(turn) else { return Err(refusal) };
         self.metrics.failed_open();
-        tracing::warn!(%error, endpoint = %endpoint.name, "picked without the scheduler");
+        tracing::warn!(reason = refusal.message, endpoint = %endpoint.name, "picked without the scheduler");
         Ok((None, Arc::clone(&endpoint.name), endpoint.name.to_string()))
     }
 }
@@ -226,35 +231,76 @@ fn destination(decision: &Decision) -> String {
 
 #[cfg(test)]
 mod tests {
+    use p3sched::endpoint::Candidate;
+    use p3sched::profile::RequestView;
+    use p3sched::scorer::Scorer;
     use p3sched::{Endpoint, Scheduler, SchedulerConfig};
 
     use super::*;
 
+    /// A plugin with a mistake.
+    #[derive(Debug)]
+    struct BrokenScorer;
+
+    impl Scorer for BrokenScorer {
+        fn name(&self) -> &'static str {
+            "broken-scorer"
+        }
+
+        fn score(&self, _request: &RequestView, _candidates: &[Candidate], _out: &mut [f32]) {
+            panic!("a mistake");
+        }
+
+        fn raw(&self, _request: &RequestView, _candidate: &Candidate) -> f32 {
+            0.0
+        }
+    }
+
     fn router(fail_open: bool) -> Router {
-        let pool = Pool::new(Arc::new(Scheduler::new(SchedulerConfig::default()).unwrap()));
+        router_over(Scheduler::new(SchedulerConfig::default()).unwrap(), fail_open)
+    }
+
+    fn router_over(scheduler: Scheduler, fail_open: bool) -> Router {
+        let pool = Pool::new(Arc::new(scheduler));
         pool.set(["10.0.0.1:1", "10.0.0.2:1"].map(Endpoint::new).to_vec()).unwrap();
         Router::new(Arc::new(pool), Arc::new(Metrics::new()), fail_open)
     }
 
     #[test]
     fn without_an_answer_of_the_scheduler_the_endpoints_take_turns() {
-        let error = Error::NoEligibleEndpoint { filter: "reachable-filter", considered: 2 };
+        let refusal =
+            Refusal::from_error(&Error::NoEligibleEndpoint { filter: "reachable-filter", considered: 2 });
         let router = router(true);
-        let turns: Vec<String> =
-            (0..3).map(|_| router.pick_without_scheduler(&Request::default(), &error).unwrap().2).collect();
+        let pick = |request: &Request| router.pick_without_scheduler(request, refusal.clone());
+        let turns: Vec<String> = (0..3).map(|_| pick(&Request::default()).unwrap().2).collect();
         assert_eq!(turns, ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.1:1"]);
         assert!(router.metrics().page().unwrap().contains("p3sched_fail_open_total 3"));
 
         let mut limited = Request::default();
         limited.subset = Some(vec!["10.9.9.9:1".to_owned()]);
-        assert_eq!(router.pick_without_scheduler(&limited, &error).unwrap_err().status, 503);
+        assert_eq!(pick(&limited).unwrap_err(), refusal);
     }
 
     #[test]
     fn failing_open_can_be_switched_off() {
-        let refusal =
-            router(false).pick_without_scheduler(&Request::default(), &Error::NoEndpoints).unwrap_err();
-        assert_eq!(refusal.reason, Some(NO_ENDPOINTS));
+        let refusal = Refusal::from_error(&Error::NoEndpoints);
+        let pick = router(false).pick_without_scheduler(&Request::default(), refusal.clone());
+        assert_eq!(pick.unwrap_err(), refusal);
+    }
+
+    #[test]
+    fn a_scheduler_that_breaks_is_no_empty_pool() {
+        for fail_open in [true, false] {
+            let scheduler =
+                Scheduler::builder(SchedulerConfig::default()).scorer(Box::new(BrokenScorer), 1.0).build();
+            let router = router_over(scheduler.unwrap(), fail_open);
+            let head = RequestHead::default();
+            let query = Query { head: &head, body: None, truncated: false, subset: None, received: 0 };
+            match router.pick(query, 0) {
+                Ok((_, destination)) => assert!(fail_open && destination == "10.0.0.1:1"),
+                Err(refusal) => assert!(!fail_open && refusal.reason.is_none(), "{refusal:?}"),
+            }
+        }
     }
 
     #[test]
