@@ -82,8 +82,8 @@ impl<'de> Visitor<'de> for EntryVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-        let endpoint = Endpoint::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        fixed::parse_endpoint(&endpoint.name).map_err(de::Error::custom)?;
+        let mut endpoint = Endpoint::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        endpoint.name = fixed::parse_endpoint(&endpoint.name).map_err(de::Error::custom)?.name;
         Ok(endpoint)
     }
 }

@@ -52,6 +52,8 @@ fn a_fault_is_named_with_file_and_place() {
         error.starts_with("cannot read endpoints file") && error.ends_with(&format!("`{shown}`")),
         "{error}"
     );
+    fs::write(&path, "endpoints:\n- {name: '[FD00:0::7]:8000'}\n").unwrap();
+    assert_eq!(&*file::read(&path).unwrap()[0].name, "[fd00::7]:8000", "written as gateways write it");
     fs::write(&path, "endpoints:\n- 10.0.0.1:8000\n- engine:8000\n").unwrap();
     let error = file::read(&path).unwrap_err();
     assert!(error.contains("`engine:8000`") && error.contains("line 3") && error.contains(&shown), "{error}");
