@@ -65,6 +65,8 @@ pub fn watch(path: PathBuf, pool: Arc<Pool>) -> Result<impl Future<Output = ()>,
         .map_err(|error| format!("cannot watch folder, {error}: `{}`", folder.display()))?;
     Ok(async move {
         let _watcher = watcher;
+        // What changed between the first reading and the watch was seen by neither.
+        reload(&path, &pool);
         while changes.recv().await.is_some() {
             tokio::time::sleep(SETTLE).await;
             while changes.try_recv().is_ok() {}

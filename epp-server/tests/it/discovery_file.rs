@@ -1,6 +1,7 @@
 //! A watched file: changes come through, faults keep what was.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,8 +25,8 @@ async fn changes_come_through_and_faults_keep_the_last_endpoints() {
     let path = folder.join("endpoints.yaml");
     fs::write(&path, "endpoints: ['10.0.0.1:8000']").unwrap();
     let pool = support::pool(&[]);
-    pool.set(file::read(&path).unwrap()).unwrap();
     tokio::spawn(file::watch(path.clone(), Arc::clone(&pool)).unwrap());
+    support::eventually("the first endpoint", || names(&pool) == ["10.0.0.1:8000"]).await;
 
     fs::write(&path, "endpoints:\n- 10.0.0.1:8000\n- {name: '10.0.0.2:8000', labels: {zone: b}}\n").unwrap();
     support::eventually("the second endpoint", || names(&pool) == ["10.0.0.1:8000", "10.0.0.2:8000"]).await;
@@ -39,6 +40,30 @@ async fn changes_come_through_and_faults_keep_the_last_endpoints() {
     fs::write(&next, "endpoints: ['10.0.0.3:8000']").unwrap();
     fs::rename(&next, &path).unwrap();
     support::eventually("the third endpoint", || names(&pool) == ["10.0.0.3:8000"]).await;
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_is_followed() {
+    let folder = folder("mounted");
+    // As kubelet does it: the file is a link through `..data`, which is replaced in one step.
+    let publish = |version: &str, endpoint: &str| {
+        fs::create_dir_all(folder.join(version)).unwrap();
+        fs::write(folder.join(version).join("endpoints.yaml"), format!("endpoints: ['{endpoint}']")).unwrap();
+        symlink(version, folder.join("..data_tmp")).unwrap();
+        fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    };
+    publish("..version-1", "10.0.0.1:8000");
+    let path = folder.join("endpoints.yaml");
+    symlink("..data/endpoints.yaml", &path).unwrap();
+    let pool = support::pool(&[]);
+    tokio::spawn(file::watch(path, Arc::clone(&pool)).unwrap());
+    support::eventually("the first endpoint", || names(&pool) == ["10.0.0.1:8000"]).await;
+    for turn in 2..5 {
+        publish(&format!("..version-{turn}"), &format!("10.0.0.{turn}:8000"));
+        fs::remove_dir_all(folder.join(format!("..version-{}", turn - 1))).unwrap();
+        support::eventually("the next endpoint", || names(&pool) == [format!("10.0.0.{turn}:8000")]).await;
+    }
     fs::remove_dir_all(&folder).unwrap();
 }
 
