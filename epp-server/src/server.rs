@@ -32,8 +32,8 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Clients that go away reset their streams; the protocol library takes more than 20 at once for an attack.
 const MAX_PENDING_RESETS: usize = 16_384;
 
-/// Nothing in flight for so long means that the gateways have gone to other replicas.
-const QUIET: Duration = Duration::from_secs(5);
+/// Nothing in flight for so long means that no gateway sends requests here any more.
+const QUIET: Duration = Duration::from_secs(1);
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
 
 /// A server whose ports are open and which serves once it runs.
@@ -192,10 +192,13 @@ async fn listen(address: Option<IpAddr>, port: u16, flag: &str) -> Result<TcpLis
     listener.map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => {
-                "; hint: another process listens there, stop it or choose another with"
+                format!("another process listens there, stop it or choose another with `{flag}`")
             }
-            _ => "; hint: choose another with",
+            io::ErrorKind::AddrNotAvailable => {
+                "this machine does not have the address of `--bind-address`".to_owned()
+            }
+            _ => format!("choose another with `{flag}`"),
         };
-        format!("cannot listen on port {port}, {error}{hint} `{flag}`")
+        format!("cannot listen on port {port}, {error}; hint: {hint}")
     })
 }

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
     ProtocolConfiguration, body_mutation, processing_request, processing_response,
 };
 use envoy_types::pb::google::protobuf::value::Kind;
+use epp_server::config::Settings;
 use epp_server::server::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -330,14 +331,24 @@ async fn the_port_can_be_served_with_tls() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named_with_the_flag_that_changes_it() {
+async fn without_requests_the_drain_is_short() {
+    let Running { stop, task, .. } = start(&["--drain-timeout=30s"]).await;
+    let started = Instant::now();
+    stop.send(()).unwrap();
+    task.await.unwrap().unwrap();
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_port_that_cannot_be_opened_is_named_with_what_changes_it() {
     let server = start(&[]).await;
-    let port = format!("--grpc-port={}", server.grpc);
-    let settings = {
+    let taken: fn(&mut Settings, u16) = |settings, port| settings.grpc_port = port;
+    let foreign: fn(&mut Settings, u16) = |settings, _| settings.bind_address = Some([192, 0, 2, 1].into());
+    for (change, hint) in [(taken, "`--grpc-port`"), (foreign, "`--bind-address`")] {
         let mut settings = support::settings(&["--endpoints=10.0.0.1:8000"]);
-        settings.grpc_port = server.grpc;
-        settings
-    };
-    let error = Server::bind(settings).await.map(|_| ()).unwrap_err();
-    assert!(error.contains(&server.grpc.to_string()) && error.contains("`--grpc-port`"), "{port}: {error}");
+        change(&mut settings, server.grpc);
+        let port = settings.grpc_port.to_string();
+        let error = Server::bind(settings).await.map(|_| ()).unwrap_err();
+        assert!(error.contains(&port) && error.contains(hint), "{error}");
+    }
 }
