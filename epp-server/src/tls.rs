@@ -1,5 +1,6 @@
 //! Certificates: which engines are trusted when they are scraped, and what this server shows to gateways.
 
+use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,8 +9,10 @@ use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+};
 use tonic::transport::Identity;
 
 /// Names in a certificate that the server makes for itself.
@@ -38,7 +41,7 @@ pub fn client_config(authorities: Option<&Path>) -> Result<ClientConfig, String>
 ///
 /// # Errors
 ///
-/// The message names the file that cannot be read.
+/// The message names the file that cannot be read, or the folder whose files do not make a certificate and its key.
 pub fn server_identity(folder: Option<&Path>) -> Result<Identity, String> {
     let Some(folder) = folder else {
         let names = SELF_SIGNED_NAMES.map(str::to_owned);
@@ -51,7 +54,23 @@ pub fn server_identity(folder: Option<&Path>) -> Result<Identity, String> {
         std::fs::read(&path)
             .map_err(|error| format!("cannot read certificate, {error}: `{}`", path.display()))
     };
-    Ok(Identity::from_pem(read("tls.crt")?, read("tls.key")?))
+    let (certificate, key) = (read("tls.crt")?, read("tls.key")?);
+    check_identity(&certificate, &key)
+        .map_err(|error| format!("invalid tls.crt or tls.key, {error}: `{}`", folder.display()))?;
+    Ok(Identity::from_pem(certificate, key))
+}
+
+/// Fails where serving would, but says why.
+fn check_identity(certificate: &[u8], key: &[u8]) -> Result<(), Box<dyn Error>> {
+    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
+    if chain.is_empty() {
+        return Err("there is no certificate".into());
+    }
+    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?;
+    Ok(())
 }
 
 fn read_authorities(path: &Path) -> Result<RootCertStore, String> {

@@ -1,5 +1,6 @@
 //! The whole server over loopback: `ext_proc`, health, metrics, drain.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
@@ -310,14 +311,19 @@ async fn probes_ask_under_several_names_and_readiness_ends_with_the_drain() {
     assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
 }
 
+/// A folder with the files of `--cert-path`.
+fn certificate_folder(name: &str, certificate: &str, key: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("tls.crt"), certificate).unwrap();
+    std::fs::write(folder.join("tls.key"), key).unwrap();
+    folder
+}
+
 #[tokio::test]
 async fn the_port_can_be_served_with_tls() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let folder =
-        std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("tls.crt"), made.cert.pem()).unwrap();
-    std::fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    let folder = certificate_folder("tls", &made.cert.pem(), &made.signing_key.serialize_pem());
     let server = start(&["--secure-serving=true", "--cert-path", folder.to_str().unwrap()]).await;
     let trust = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(made.cert.pem()))
@@ -328,6 +334,26 @@ async fn the_port_can_be_served_with_tls() {
     gateway.headers(DUPLEX, true).await;
     assert_eq!(destination(&gateway.answer().await).0, ENDPOINT);
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn an_unusable_certificate_is_refused_before_anything_is_served() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    for (certificate, key, reason) in [
+        ("nothing", &*key, "no certificate"),
+        (&*certificate, "nothing", "invalid tls.crt or tls.key"),
+        (&*certificate, &*other.signing_key.serialize_pem(), "invalid tls.crt or tls.key"),
+    ] {
+        let folder = certificate_folder("unusable-tls", certificate, key);
+        let shown = folder.display().to_string();
+        let settings =
+            support::settings(&["--endpoints=10.0.0.1:8000", "--secure-serving", "--cert-path", &shown]);
+        let error = Server::bind(settings).await.map(|_| ()).unwrap_err();
+        assert!(error.contains(reason) && error.ends_with(&format!("`{shown}`")), "{error}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }
 
 #[tokio::test]
