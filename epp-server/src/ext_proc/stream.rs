@@ -399,7 +399,7 @@ impl RequestStream {
                 destination = self.settle(false, router, now, answers);
             }
         }
-        if self.phase == Phase::Settled {
+        if self.phase != Phase::Refused {
             answers.push_back(Answer::RequestTrailers { destination });
         }
     }

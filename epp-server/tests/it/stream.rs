@@ -222,6 +222,16 @@ fn requests_are_answered_in_the_order_of_their_body_mode() {
 }
 
 #[test]
+fn a_gateway_that_skips_the_headers_is_not_kept_waiting() {
+    let messages = || vec![body(CHAT, false), Message::RequestTrailers];
+    assert_eq!(
+        Exchange::new(DUPLEX).send_all(messages()),
+        [format!("chunk {CHAT}"), "trailers -".to_owned()]
+    );
+    assert_eq!(Exchange::new(BUFFERED).send_all(messages()), ["body -", "trailers -"]);
+}
+
+#[test]
 fn large_bodies_are_echoed_unchanged_in_pieces_that_envoy_accepts() {
     let text = format!(
         r#"{{"model":"llama","messages":[{{"role":"user","content":"{}"}}]}}"#,
