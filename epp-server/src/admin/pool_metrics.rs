@@ -138,6 +138,7 @@ fn encode_counters(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::R
     let counters = &stats.counters;
     for (name, help, value) in [
         ("p3sched_picks", "Picks", counters.picks),
+        ("p3sched_refused_picks", "Picks that failed because no endpoint was left", counters.refused_picks),
         ("p3sched_warm_picks", "Picks whose endpoint held a part of the prompt", counters.warm_picks),
         ("p3sched_prompt_tokens", "Prompt tokens of all picks", counters.prompt_tokens),
         (
@@ -160,6 +161,11 @@ fn encode_counters(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::R
             counters.expired_bookings,
         ),
         ("p3sched_engine_restarts", "Engine restarts seen in metrics", counters.engine_restarts),
+        (
+            "p3sched_prediction_clears",
+            "Endpoints whose index entries were forgotten because predictions came to nothing",
+            counters.prediction_clears,
+        ),
     ] {
         let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(value).encode(metric)?;

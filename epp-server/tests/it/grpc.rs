@@ -183,7 +183,11 @@ async fn full_duplex_holds_the_headers_until_the_body_has_ended() {
     let page = server.metrics_page().await;
     assert!(page.contains(r#"llm_d_epp_request_total{model_name="llama""#), "{page}");
     assert!(page.contains("llm_d_epp_extproc_streams_inflight 1\n"), "{page}");
-    assert!(page.contains("p3sched_picks_total 1\n"), "{page}");
+    for counted in
+        ["p3sched_picks_total 1\n", "p3sched_refused_picks_total 0\n", "p3sched_prediction_clears_total 0\n"]
+    {
+        assert!(page.contains(counted), "{counted}{page}");
+    }
 }
 
 #[tokio::test]
