@@ -13,6 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Replicas of every run.
 const REPLICAS: usize = 3;
@@ -54,10 +55,12 @@ impl Routing {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    let mut terminated = signal(SignalKind::terminate())?;
+    // Returning drops the engines, Envoy and the picker, which ends them.
     tokio::select! {
         result = compare(&arguments) => result,
-        // Returning drops the engines, Envoy and the picker, which ends them.
         _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+        _ = terminated.recv() => Ok(ExitCode::from(143)),
     }
 }
 
