@@ -68,7 +68,7 @@ impl Engine {
 
     /// Whether the cache is large enough to ever run such a request.
     pub(crate) fn fits(&self, prompt: &Prompt, max_tokens: usize) -> bool {
-        self.blocks_of(prompt.tokens() + max_tokens) <= self.num_gpu_blocks
+        self.blocks_of(prompt.tokens().saturating_add(max_tokens)) <= self.num_gpu_blocks
     }
 
     /// Share of the cache that running requests hold, and the counters.
@@ -308,7 +308,7 @@ mod tests {
     async fn a_full_cache_makes_the_next_request_wait() {
         let engine = engine(|options| options.num_gpu_blocks = 110);
         let other = Prompt::from_completion(&json!({"prompt": "b".repeat(6000)})).unwrap();
-        assert!(engine.fits(&other, 100) && !engine.fits(&other, 300));
+        assert!(engine.fits(&other, 100) && !engine.fits(&other, 300) && !engine.fits(&other, usize::MAX));
         let (one, two) =
             tokio::join!(measure(&engine, prompt(1500, "aaaa"), 20), measure(&engine, other, 20));
         assert!(two.0 > one.1, "the second waits for the blocks of the first: {one:?} {two:?}");
