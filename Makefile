@@ -7,6 +7,8 @@ SHELL := bash
 CARGO ?= cargo
 PYTHON ?= python3
 ENGINE ?= simulator
+# `cargo run -p` would compile everything again, with the features of one package only.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## List the targets
@@ -15,18 +17,17 @@ help: ## List the targets
 .PHONY: demo
 demo: envoy-setup $(if $(filter vllm,$(ENGINE)),vllm-setup) ## Round robin beside p3sched through a real Envoy (ENGINE=simulator or vllm)
 	$(CARGO) build --release -p epp-server -p p3sched-examples
-	$(CARGO) run --release -q -p p3sched-examples --bin demo -- --engine $(ENGINE)
+	$(TARGET)/release/demo --engine $(ENGINE)
 
 .PHONY: test
 test: envoy-setup ## All tests, the ones through a real Envoy and a short demo included
-	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
-	$(CARGO) run -q -p p3sched-examples --bin demo -- --short --output target/demo-short
+	$(TARGET)/debug/demo --short --output target/demo-short
 
 .PHONY: test-vllm
 test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vLLM replicas (installs 6 GB)
 	$(CARGO) build --release -p epp-server -p p3sched-examples
-	$(CARGO) run --release -q -p p3sched-examples --bin demo -- --engine vllm --output target/test-vllm
+	$(TARGET)/release/demo --engine vllm --output target/test-vllm
 
 .PHONY: bench
 bench: ## Figures beside the peers' into target/bench/summary.json (single parts: cargo bench -p p3sched)
