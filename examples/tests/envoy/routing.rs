@@ -1,8 +1,9 @@
 //! Requests reach the replica that was picked, unchanged, in every way that gateways are configured.
 
-use crate::stack::{Stack, WAYS, chat_body, text};
+use crate::stack::{Stack, WAYS, chat_body, read, text};
 use futures_util::StreamExt;
 use p3sched_examples::envoy::{EnvoyConfig, PickSource};
+use reqwest::Method;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -75,7 +76,33 @@ async fn requests_without_a_body_are_picked_too() {
         assert_eq!(answer.status, 200, "{config:?} by {source:?}: {}", answer.body);
         assert!(answer.engine().starts_with("engine-"));
         assert!(answer.body.contains("simulated"));
-        assert_eq!(stack.picker_metric("p3sched_picks_total").await, Some(1.0));
+        for method in [Method::HEAD, Method::OPTIONS] {
+            let url = format!("{}/simulator/echo/v1/chat/completions", stack.envoy.url());
+            let answer = read(stack.http.request(method.clone(), url)).await;
+            assert_eq!(answer.status, 200, "{config:?} by {source:?}, {method}: {}", answer.body);
+            assert!(answer.engine().starts_with("engine-"));
+        }
+        assert_eq!(stack.picker_metric("p3sched_picks_total").await, Some(3.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_cannot_be_read_are_passed_on() {
+    for (config, source) in [WAYS[0], WAYS[2]] {
+        let stack = Stack::start("unreadable-bodies", config, source).await;
+        for (name, value) in
+            [("content-encoding", "gzip"), ("content-type", "multipart/form-data; boundary=x")]
+        {
+            let body = b"\x1f\x8b not JSON".as_slice();
+            let request = stack.http.post(format!("{}/simulator/echo/v1/completions", stack.envoy.url()));
+            let answer = read(request.header(name, value).body(body)).await;
+            assert_eq!(answer.status, 200, "{config:?}, {value}: {}", answer.body);
+            assert_eq!(
+                answer.header("x-body-hash"),
+                format!("{:016x}", xxh3_64(body)),
+                "{config:?}, {value}"
+            );
+        }
     }
 }
 
@@ -84,7 +111,7 @@ async fn headers_pass_as_they_are() {
     for (config, source) in WAYS {
         let stack = Stack::start("headers", config, source).await;
         let request = stack.request("/simulator/echo").header("x-twice", "a").header("x-twice", "b");
-        let answer = crate::stack::read(request.body("{}")).await;
+        let answer = read(request.body("{}")).await;
         let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
         assert_eq!(cookies, ["first=1", "second=2"], "{config:?}");
         let seen: Value = serde_json::from_str(&answer.body).unwrap();
