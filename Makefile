@@ -33,6 +33,10 @@ test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vL
 bench: ## Figures beside the peers' into target/bench/summary.json (single parts: cargo bench -p p3sched)
 	$(CARGO) run --release --manifest-path core/peer-benches/Cargo.toml -- --output target/bench/summary.json
 
+.PHONY: fuzz
+fuzz: ## Feed every reader of foreign bytes with generated input, 60 s each
+	core/fuzz/run 60
+
 .PHONY: lint
 lint: .venv-lint/installed ## Format, clippy, documentation, spelling
 	$(CARGO) fmt --all --check

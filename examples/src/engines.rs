@@ -123,6 +123,9 @@ fn vllm_command(port: u16) -> Result<Command> {
         .env("VLLM_CPU_KVCACHE_SPACE", "1")
         .env("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         .env("OMP_NUM_THREADS", "2")
+        // Three replicas share the cores: a thread that waits must not spin on one that another replica needs.
+        .env("OMP_WAIT_POLICY", "PASSIVE")
+        .env("KMP_BLOCKTIME", "0")
         .env("HF_HUB_OFFLINE", "1")
         .env("VLLM_NO_USAGE_STATS", "1");
     Ok(command)
