@@ -45,7 +45,7 @@ lint: .venv-lint/installed ## Format, clippy, documentation, spelling
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 	.venv-lint/bin/typos
 	.venv-lint/bin/taplo fmt --check
-	.venv-lint/bin/shellcheck .ci/run $$(git ls-files '*.sh')
+	.venv-lint/bin/shellcheck .ci/run core/fuzz/run $$(git ls-files '*.sh')
 
 .PHONY: python
 python: ## Build the Python crate

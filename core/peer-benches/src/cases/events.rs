@@ -1,9 +1,8 @@
-//! KV events as an engine would send them for a path, for our scheduler.
-
-use std::ops::Range;
+//! KV events for a path: as engines send them, and with their token ids already hashed.
 
 use anyhow::Result;
 use p3sched::kv_event::{BlocksRemoved, BlocksStored, EngineHash};
+use p3sched::prefix_index::{EventIndex, StoredBlocks};
 use p3sched::{Endpoint, KvEvent, Scheduler, SchedulerConfig};
 
 const BLOCK_TOKENS: u32 = 16;
@@ -23,6 +22,18 @@ pub fn scheduler(endpoints: u32) -> Result<Scheduler> {
     Ok(scheduler)
 }
 
+/// The engine's names for the blocks of a path.
+pub fn names(path: &[u64]) -> Vec<u64> {
+    path.iter().map(|&hash| engine_hash(hash).0).collect()
+}
+
+/// An endpoint held the first `known` blocks of a path and now holds all of it.
+pub fn store(index: &mut EventIndex, endpoint: u32, path: &[u64], names: &[u64], known: usize) {
+    let parent = names[..known].last().and_then(|&name| index.position(endpoint, name));
+    let blocks = StoredBlocks { parent, hashes: &path[known..], names: &names[known..], stride: 1 };
+    index.store(endpoint, &blocks);
+}
+
 /// An engine held the first `known` blocks of a path and now holds all of it.
 pub fn stored(path: &[u64], known: usize) -> KvEvent {
     KvEvent::Stored(BlocksStored {
@@ -32,11 +43,6 @@ pub fn stored(path: &[u64], known: usize) -> KvEvent {
         block_size: BLOCK_TOKENS,
         ..BlocksStored::default()
     })
-}
-
-/// An engine has freed some blocks of a path, the deepest first.
-pub fn removed(path: &[u64], blocks: Range<usize>) -> KvEvent {
-    removed_blocks(path[blocks].iter().rev())
 }
 
 /// An engine has freed these blocks.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use dynamo_kv_router::ConcurrentRadixTreeCompressed;
 use dynamo_kv_router::RouterEvent;
-use p3sched::prefix_index::PrefixIndex;
+use p3sched::prefix_index::{EventIndex, PrefixIndex};
 
 use super::{Case, events, speed_up};
 use crate::Settings;
@@ -55,6 +55,13 @@ pub fn cases() -> Vec<Case> {
             by_events("shared-chains", 5.0, shared_chains(settings))
         }),
         Case::new("update/events/decode", |settings| by_events("decode", 3.0, decode(settings))),
+        Case::new("update/token-events/unique-chains", |settings| {
+            by_token_events("unique-chains", unique_chains(settings))
+        }),
+        Case::new("update/token-events/shared-chains", |settings| {
+            by_token_events("shared-chains", shared_chains(settings))
+        }),
+        Case::new("update/token-events/decode", |settings| by_token_events("decode", decode(settings))),
         Case::new("update/worst-store", worst_store),
     ]
 }
@@ -168,15 +175,44 @@ fn by_picks(name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
     Ok(vec![figure])
 }
 
-/// What engines tell: names of blocks, and token ids that we hash while the peer is given the hashes.
+/// What engines tell, hashed: both sides are given the hashes of the blocks and the engine's names for them.
 fn by_events(name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
+    let mut index = EventIndex::new();
+    (0..workload.endpoints).for_each(|endpoint| index.add_lane(endpoint));
+    for (endpoint, path) in &workload.held {
+        events::store(&mut index, *endpoint, path, &events::names(path), 0);
+    }
+    let prepare = |step: &Step| {
+        let names = events::names(&step.path);
+        (step.endpoint, step.path.clone(), names, step.new, events::names(&step.old[step.forgotten.clone()]))
+    };
+    let rounds: Vec<Vec<_>> =
+        workload.rounds.iter().map(|steps| steps.iter().map(prepare).collect()).collect();
+    let (ours, theirs) = beside_dynamo(&workload, move |round| {
+        for (endpoint, path, names, new, gone) in &rounds[round] {
+            events::store(&mut index, *endpoint, path, names, path.len() - new);
+            let removed = gone.iter().rev().filter(|&&name| index.remove(*endpoint, name)).count();
+            assert_eq!(removed, gone.len(), "every removed block is known");
+        }
+    })?;
+    let mut figure =
+        speed_up(format!("update/events/{name}"), Goal::AtLeast(goal), &ours, "dynamo's radix tree", &theirs);
+    figure.detail += " per block";
+    Ok(vec![figure])
+}
+
+/// What engines tell, as they tell it: we hash the token ids while the peer is given the hashes.
+fn by_token_events(name: &str, workload: Workload) -> Result<Vec<Figure>> {
     let scheduler = events::scheduler(workload.endpoints)?;
     for (endpoint, path) in &workload.held {
         scheduler.apply_kv_event(&endpoint.to_string(), &events::stored(path, 0), 0)?;
     }
     let events_of = |step: &Step| {
         let known = step.path.len() - step.new;
-        let events = [events::stored(&step.path, known), events::removed(&step.old, step.forgotten.clone())];
+        let events = [
+            events::stored(&step.path, known),
+            events::removed_blocks(step.old[step.forgotten.clone()].iter().rev()),
+        ];
         (step.endpoint.to_string(), events)
     };
     let rounds: Vec<Vec<_>> =
@@ -190,8 +226,8 @@ fn by_events(name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
         let counters = scheduler.stats(0).counters;
         assert_eq!(counters.orphaned_kv_events + counters.skipped_kv_events, 0, "every event is understood");
     })?;
-    let mut figure =
-        speed_up(format!("update/events/{name}"), Goal::AtLeast(goal), &ours, "dynamo's radix tree", &theirs);
+    let name = format!("update/token-events/{name}");
+    let mut figure = speed_up(name, Goal::None, &ours, "dynamo's radix tree", &theirs);
     figure.detail += " per block, our hashing included";
     Ok(vec![figure])
 }
