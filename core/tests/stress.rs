@@ -5,7 +5,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use p3sched::{Endpoint, EndpointMetrics, Error, Outcome, Request, Scheduler, ScrapeFailure, SchedulerConfig};
+use p3sched::{
+    Endpoint, EndpointMetrics, Error, Outcome, Request, Scheduler, SchedulerConfig, ScrapeFailure,
+};
 
 const STEADY: usize = 6;
 const PICKERS: u64 = 3;
@@ -17,7 +19,10 @@ fn endpoint(number: usize) -> String {
 
 fn request(seed: u64) -> Request {
     let shared = format!("tenant {:02} ", seed % 13).repeat(40);
-    Request::from_text("m", format!("{shared}{}", format!("question {seed} ").repeat(1 + (seed % 9) as usize)))
+    Request::from_text(
+        "m",
+        format!("{shared}{}", format!("question {seed} ").repeat(1 + (seed % 9) as usize)),
+    )
 }
 
 /// Picks and reports in every order that a gateway can come up with.
@@ -84,8 +89,9 @@ fn nothing_is_left_over() {
     thread::scope(|scope| {
         let (scheduler, clock, done) = (&scheduler, &clock, &done);
         let disturber = scope.spawn(move || disturb(scheduler, clock, done));
-        let pickers: Vec<_> =
-            (0..PICKERS).map(|thread| scope.spawn(move || pick_and_report(scheduler, thread, clock))).collect();
+        let pickers: Vec<_> = (0..PICKERS)
+            .map(|thread| scope.spawn(move || pick_and_report(scheduler, thread, clock)))
+            .collect();
         for picker in pickers {
             picker.join().unwrap();
         }

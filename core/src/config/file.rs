@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Deserializer};
 
-use super::{BookingConfig, FilterConfig, KvEventConfig, MetricsConfig, PickerConfig, SchedulerConfig, ScorerConfig};
+use super::{
+    BookingConfig, FilterConfig, KvEventConfig, MetricsConfig, PickerConfig, SchedulerConfig, ScorerConfig,
+};
 
 /// A configuration as it is written; what a preset decides is `None` where it is left out.
 #[derive(Deserialize)]

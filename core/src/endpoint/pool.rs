@@ -530,12 +530,8 @@ mod tests {
             let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
             let (running_adapters, waiting_adapters) = (names(running), names(waiting));
             let slot = pool.add(Endpoint::new(name));
-            *pool.get_mut(slot).unwrap().metrics = EndpointMetrics {
-                running_adapters,
-                waiting_adapters,
-                max_adapters,
-                ..Default::default()
-            };
+            *pool.get_mut(slot).unwrap().metrics =
+                EndpointMetrics { running_adapters, waiting_adapters, max_adapters, ..Default::default() };
         }
         let states = |name: &str, guessed| {
             let mut rows = rows(&pool, 0.0, 0);
