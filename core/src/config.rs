@@ -12,7 +12,7 @@ use crate::{Error, picker, preset};
 /// Everything that can be set about a [`Scheduler`](crate::Scheduler).
 ///
 /// Every field has a default, so `SchedulerConfig::default()` is a working configuration and a file names only what it
-/// changes. A [preset](crate::preset) sets the filters, scorers, picker and load gate that a file does not. Unknown
+/// changes. A [preset] sets the filters, scorers, picker and load gate that a file does not. Unknown
 /// fields are errors.
 ///
 /// # Example
@@ -35,7 +35,7 @@ use crate::{Error, picker, preset};
 #[serde(from = "file::ConfigFile")]
 #[non_exhaustive]
 pub struct SchedulerConfig {
-    /// The [preset](crate::preset) that set what the configuration did not. To change it in code, start from
+    /// The [preset] that set what the configuration did not. To change it in code, start from
     /// [`SchedulerConfig::preset`]; writing another name here changes nothing else.
     pub preset: String,
     /// The filters, in the order in which they run.
@@ -235,7 +235,7 @@ impl Default for PickerConfig {
 }
 
 impl SchedulerConfig {
-    /// The configuration of a [preset](crate::preset), all else at its default.
+    /// The configuration of a [preset], all else at its default.
     ///
     /// # Errors
     ///

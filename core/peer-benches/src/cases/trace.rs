@@ -187,9 +187,7 @@ fn replay_events(requests: &[Request]) -> Duration {
         if request.stored > 0 {
             events::store(&mut index, request.endpoint, &request.path, names, known);
         }
-        for &name in freed {
-            index.remove(request.endpoint, name);
-        }
+        index.remove_all(request.endpoint, freed.iter().copied());
     }
     start.elapsed()
 }

@@ -182,6 +182,7 @@ fn by_events(name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
     for (endpoint, path) in &workload.held {
         events::store(&mut index, *endpoint, path, &events::names(path), 0);
     }
+    let (endpoints, held) = (workload.endpoints, workload.capacity);
     let prepare = |step: &Step| {
         let names = events::names(&step.path);
         (step.endpoint, step.path.clone(), names, step.new, events::names(&step.old[step.forgotten.clone()]))
@@ -191,9 +192,12 @@ fn by_events(name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
     let (ours, theirs) = beside_dynamo(&workload, move |round| {
         for (endpoint, path, names, new, gone) in &rounds[round] {
             events::store(&mut index, *endpoint, path, names, path.len() - new);
-            let removed = gone.iter().rev().filter(|&&name| index.remove(*endpoint, name)).count();
-            assert_eq!(removed, gone.len(), "every removed block is known");
+            index.remove_all(*endpoint, gone.iter().rev().copied());
         }
+        assert!(
+            (0..endpoints).all(|endpoint| index.block_count(endpoint) == held),
+            "every event is understood"
+        );
     })?;
     let mut figure =
         speed_up(format!("update/events/{name}"), Goal::AtLeast(goal), &ours, "dynamo's radix tree", &theirs);
