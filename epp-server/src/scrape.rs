@@ -1,7 +1,7 @@
 //! Reads the metrics pages of the engines on a period.
 //!
-//! One task per endpoint, connections kept alive. A refused connection says that nobody listens there; anything else
-//! that goes wrong counts as one failed scrape.
+//! One task per endpoint, connections kept alive. A connection that the engine's own port refuses says that nobody listens
+//! there; anything else that goes wrong counts as one failed scrape.
 
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -74,13 +74,6 @@ enum ScrapeError {
 }
 
 impl ScrapeError {
-    fn failure(&self) -> ScrapeFailure {
-        match self {
-            Self::Unreachable => ScrapeFailure::Unreachable,
-            _ => ScrapeFailure::Failed,
-        }
-    }
-
     fn label(&self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
@@ -169,11 +162,19 @@ impl Scraper {
             Err(error) => Err(error),
         };
         if let Err(error) = &result
-            && let Err(gone) = scheduler.scrape_failed(name, error.failure(), clock::now())
+            && let Err(gone) = scheduler.scrape_failed(name, self.failure(error), clock::now())
         {
             tracing::debug!(%gone, "endpoint left during its scrape");
         }
         result
+    }
+
+    /// What a failed scrape says of the engine; only its own port tells that nobody is there.
+    fn failure(&self, error: &ScrapeError) -> ScrapeFailure {
+        match (error, self.settings.port) {
+            (ScrapeError::Unreachable, None) => ScrapeFailure::Unreachable,
+            _ => ScrapeFailure::Failed,
+        }
     }
 
     async fn fetch(&self, uri: &Uri, page: &mut Vec<u8>) -> Result<(), ScrapeError> {

@@ -66,15 +66,17 @@ async fn engine(response: Arc<str>, tls: Option<TlsAcceptor>) -> (SocketAddr, Ab
     (address, task.abort_handle())
 }
 
+fn settings(scheme: Scheme, authorities: Option<PathBuf>) -> ScrapeSettings {
+    let interval = Duration::from_millis(20);
+    ScrapeSettings { interval, scheme, path: "/metrics".to_owned(), port: None, authorities }
+}
+
 fn scrape(pool: &Arc<Pool>, scheme: Scheme, authorities: Option<PathBuf>) -> Arc<Metrics> {
+    scrape_with(pool, settings(scheme, authorities))
+}
+
+fn scrape_with(pool: &Arc<Pool>, settings: ScrapeSettings) -> Arc<Metrics> {
     let metrics = Arc::new(Metrics::new());
-    let settings = ScrapeSettings {
-        interval: Duration::from_millis(20),
-        scheme,
-        path: "/metrics".to_owned(),
-        port: None,
-        authorities,
-    };
     let scraper = Scraper::new(settings, Arc::clone(pool), Arc::clone(&metrics)).unwrap();
     tokio::spawn(Arc::new(scraper).run());
     metrics
@@ -100,6 +102,23 @@ async fn a_page_is_read_and_a_dead_engine_is_out_at_once() {
     assert!(endpoint(&pool, second).reachable);
     let page = metrics.page().unwrap();
     assert!(page.contains(r#"p3sched_scrapes_total{result="success"}"#), "{page}");
+}
+
+#[tokio::test]
+async fn a_metrics_port_that_nobody_listens_on_does_not_say_that_the_engine_is_gone() {
+    let (own_port, stop) = engine(response("200 OK", PAGE), None).await;
+    stop.abort();
+    for (port, reachable) in [(None, false), (Some(own_port.port()), true)] {
+        let mut config = p3sched::SchedulerConfig::default();
+        config.metrics.dead_after_seconds = 3_600.0;
+        let pool = support::pool_with(config, &[&own_port.to_string()]);
+        let metrics = scrape_with(&pool, ScrapeSettings { port, ..settings(Scheme::Http, None) });
+        support::eventually("refused scrapes", || {
+            metrics.page().unwrap().contains("p3sched_scrapes_total{result=\"unreachable\"} 4")
+        })
+        .await;
+        assert_eq!(endpoint(&pool, own_port).reachable, reachable, "{port:?}");
+    }
 }
 
 #[tokio::test]
@@ -184,16 +203,10 @@ async fn https_is_checked_against_the_given_authority_or_not_at_all() {
 
 #[tokio::test]
 async fn an_unusable_authority_file_is_named() {
-    let settings = |path: &str| ScrapeSettings {
-        interval: Duration::from_secs(1),
-        scheme: Scheme::Https,
-        path: "/metrics".to_owned(),
-        port: None,
-        authorities: Some(path.into()),
-    };
     for path in ["/nonexistent/ca.pem", "/dev/null"] {
         let pool = support::pool(&[]);
-        let error = Scraper::new(settings(path), pool, Arc::new(Metrics::new())).map(|_| ()).unwrap_err();
+        let settings = settings(Scheme::Https, Some(path.into()));
+        let error = Scraper::new(settings, pool, Arc::new(Metrics::new())).map(|_| ()).unwrap_err();
         assert!(
             error.starts_with("cannot read certificate authorities") && error.ends_with(&format!("`{path}`")),
             "{error}"
