@@ -62,7 +62,7 @@ fn replay(settings: &Settings, trace: &Path) -> Result<Vec<Figure>> {
     let names = engine_hashes(&requests);
     let (mut picks, mut events, mut scheduler) = (Vec::new(), Vec::new(), Vec::new());
     let (mut radix, mut positional) = (Vec::new(), Vec::new());
-    for _ in 0..if settings.quick { 2 } else { 7 } {
+    for _ in 0..if settings.quick { 2 } else { 5 } {
         picks.push(per_second(replay_picks(&requests)));
         events.push(per_second(replay_events(&requests)));
         scheduler.push(per_second(replay_scheduler(&requests)?));
