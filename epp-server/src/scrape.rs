@@ -1,7 +1,8 @@
 //! Reads the metrics pages of the engines on a period.
 //!
 //! One task per endpoint, connections kept alive. A connection that the engine's own port refuses says that nobody listens
-//! there; anything else that goes wrong counts as one failed scrape.
+//! there; no answer counts as one failed scrape. An engine that answers with something else than metrics is alive: it is picked
+//! by what the scheduler knows without them.
 
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -162,7 +163,8 @@ impl Scraper {
             Err(error) => Err(error),
         };
         if let Err(error) = &result
-            && let Err(gone) = scheduler.scrape_failed(name, self.failure(error), clock::now())
+            && let Some(failure) = self.failure(error)
+            && let Err(gone) = scheduler.scrape_failed(name, failure, clock::now())
         {
             tracing::debug!(%gone, "endpoint left during its scrape");
         }
@@ -170,10 +172,13 @@ impl Scraper {
     }
 
     /// What a failed scrape says of the engine; only its own port tells that nobody is there.
-    fn failure(&self, error: &ScrapeError) -> ScrapeFailure {
-        match (error, self.settings.port) {
-            (ScrapeError::Unreachable, None) => ScrapeFailure::Unreachable,
-            _ => ScrapeFailure::Failed,
+    fn failure(&self, error: &ScrapeError) -> Option<ScrapeFailure> {
+        match error {
+            ScrapeError::Unreachable if self.settings.port.is_none() => Some(ScrapeFailure::Unreachable),
+            ScrapeError::Unreachable | ScrapeError::Timeout | ScrapeError::Transport(_) => {
+                Some(ScrapeFailure::Failed)
+            }
+            ScrapeError::Status(_) | ScrapeError::TooLarge | ScrapeError::Page(_) => None,
         }
     }
 

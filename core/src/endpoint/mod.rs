@@ -57,6 +57,6 @@ impl Endpoint {
 pub enum ScrapeFailure {
     /// Nobody listens (connection refused): the endpoint is out at once, and its cache is gone.
     Unreachable,
-    /// Anything else (timeout, error status, unreadable page): out after a few in a row.
+    /// No answer (timeout, broken connection): out after a few in a row.
     Failed,
 }
