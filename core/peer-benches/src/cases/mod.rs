@@ -22,8 +22,10 @@ pub use memory::Resident;
 /// Something to measure.
 pub struct Case {
     pub name: String,
-    pub run: Box<dyn FnOnce(&Settings) -> Result<Outcome>>,
+    pub run: Run,
 }
+
+type Run = Box<dyn FnOnce(&Settings) -> Result<Outcome>>;
 
 /// What came of a case.
 pub enum Outcome {

@@ -100,17 +100,15 @@ fn replay(settings: &Settings, trace: &Path) -> Result<Vec<Figure>> {
 fn schedule(trace: &Path, limit: usize) -> Result<Vec<Request>> {
     let text = fs::read_to_string(trace).with_context(|| format!("cannot read: `{}`", trace.display()))?;
     let mut engines: Vec<_> = (0..ENDPOINTS).map(|_| Engine::default()).collect();
-    let mut turn = 0;
     let mut requests = Vec::new();
-    for line in text.lines().take(limit) {
+    for (turn, line) in text.lines().take(limit).enumerate() {
         let Line { hash_ids } = serde_json::from_str(line)?;
         let path: Vec<u64> = (hash_ids.iter())
             .flat_map(|id| (0..BLOCKS_PER_ID).map(move |part| split_mix(id * BLOCKS_PER_ID + part)))
             .collect();
         // Where most of it is, in turn where that is on several.
-        turn += 1;
         let endpoint = (0..ENDPOINTS)
-            .map(|step| (turn + step) % ENDPOINTS)
+            .map(|step| (turn as u32 + step) % ENDPOINTS)
             .max_by_key(|&endpoint| engines[endpoint as usize].held_of(&path) / 64)
             .context("there are endpoints")?;
         let engine = &mut engines[endpoint as usize];
