@@ -1,4 +1,4 @@
-//! Mooncake's conversation trace: look-ups and updates of a day's requests as fast as they go.
+//! Mooncake's conversation trace: look-ups and updates of 59 minutes of requests, as fast as they go.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
