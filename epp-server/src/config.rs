@@ -110,6 +110,7 @@ impl Settings {
             limits: ServiceLimits {
                 request: Limits {
                     max_body_bytes: flags.max_body_size,
+                    max_gathered_bytes: flags.max_gathered_size.max(flags.max_body_size),
                     pick_deadline: clock::nanoseconds(flags.pick_deadline),
                 },
                 max_message_bytes: flags.grpc_max_recv_msg_size,

@@ -104,6 +104,10 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, help_heading = "Limits")]
     pub max_body_size: usize,
 
+    /// Request bodies that are being received, all together, at least --max-body-size; further ones are refused with 429
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, help_heading = "Limits")]
+    pub max_gathered_size: usize,
+
     /// Requests in flight at the same time; further ones are refused with 429
     #[arg(long, value_name = "COUNT", default_value_t = 32_768, help_heading = "Limits")]
     pub max_streams: usize,

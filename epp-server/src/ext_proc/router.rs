@@ -86,6 +86,12 @@ impl Refusal {
         Self::new(503, "ServiceUnavailable", "internal error of the endpoint picker".to_owned())
     }
 
+    /// 429: the bodies that are gathered hold as many bytes as configured.
+    pub fn bodies_saturated(limit: usize) -> Self {
+        let message = format!("request bodies that are being received hold the limit of bytes: `{limit}`");
+        Self { reason: Some(SATURATED), ..Self::new(429, "InferencePoolResourceExhausted", message) }
+    }
+
     fn from_error(error: &Error) -> Self {
         match error {
             Error::InvalidRequest(message) => Self::new(400, "BadRequest", message.clone()),
@@ -107,6 +113,8 @@ pub struct Router {
     metrics: Arc<Metrics>,
     fail_open: bool,
     next_without_scheduler: AtomicUsize,
+    /// Bytes of the bodies that are gathered, of all requests together.
+    gathered: AtomicUsize,
 }
 
 impl Router {
@@ -115,12 +123,29 @@ impl Router {
     /// With `fail_open` a request for which the scheduler has no answer goes to the endpoints in turn, else it is
     /// refused with 503. A subset hint is always obeyed.
     pub fn new(pool: Arc<Pool>, metrics: Arc<Metrics>, fail_open: bool) -> Self {
-        Self { pool, metrics, fail_open, next_without_scheduler: AtomicUsize::new(0) }
+        Self {
+            pool,
+            metrics,
+            fail_open,
+            next_without_scheduler: AtomicUsize::new(0),
+            gathered: AtomicUsize::new(0),
+        }
     }
 
     /// The counters that this router fills.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Counts bytes that are about to be gathered; false, and nothing counted, if all would exceed `limit`.
+    pub fn gather(&self, bytes: usize, limit: usize) -> bool {
+        let fits = |gathered: usize| gathered.checked_add(bytes).filter(|sum| *sum <= limit);
+        self.gathered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    /// Counts bytes that are no longer gathered.
+    pub fn release(&self, bytes: usize) {
+        self.gathered.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Picks an endpoint; the second value goes into the destination header and metadata.

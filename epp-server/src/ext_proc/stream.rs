@@ -162,6 +162,8 @@ pub enum Answer {
 pub struct Limits {
     /// Largest request body that is gathered, in bytes.
     pub max_body_bytes: usize,
+    /// What the bodies that are gathered at the same time, of all requests together, may hold, in bytes.
+    pub max_gathered_bytes: usize,
     /// Time from the headers to the pick, in nanoseconds.
     pub pick_deadline: u64,
 }
@@ -199,6 +201,8 @@ pub struct RequestStream {
     started: u64,
     body: Vec<Bytes>,
     body_length: usize,
+    /// What the router counts for this body, until it is no longer gathered.
+    gathered: usize,
     pick: Option<Pick>,
     response: Response,
 }
@@ -215,6 +219,7 @@ impl RequestStream {
             started: 0,
             body: Vec::new(),
             body_length: 0,
+            gathered: 0,
             pick: None,
             response: Response::default(),
         }
@@ -256,6 +261,9 @@ impl RequestStream {
                 self.complete(true, router, now);
                 answers.push_back(Answer::ResponseTrailers);
             }
+        }
+        if self.phase != Phase::Gathering {
+            self.release_gathered(router);
         }
     }
 
@@ -299,6 +307,7 @@ impl RequestStream {
     /// A gateway that does not send the response's body closes its side while the engine is still at work. Such a
     /// booking stays until it expires.
     pub fn on_close(&mut self, router: &Router, now: u64) {
+        self.release_gathered(router);
         if self.modes.response != BodyMode::None {
             self.complete(false, router, now);
         } else if let Some(pick) = self.pick.take() {
@@ -374,6 +383,11 @@ impl RequestStream {
             let refusal = Refusal::payload_too_large(self.limits.max_body_bytes);
             return self.refuse(refusal, router, answers);
         }
+        if !router.gather(body.len(), self.limits.max_gathered_bytes) {
+            let refusal = Refusal::bodies_saturated(self.limits.max_gathered_bytes);
+            return self.refuse(refusal, router, answers);
+        }
+        self.gathered += body.len();
         if !body.is_empty() {
             self.body.push(body);
         }
@@ -461,6 +475,7 @@ impl RequestStream {
         router.refused(&refusal);
         self.phase = Phase::Refused;
         self.body = Vec::new();
+        self.release_gathered(router);
         answers.push_back(Answer::Immediate(refusal));
     }
 
@@ -499,6 +514,10 @@ impl RequestStream {
         if end_of_stream {
             self.complete(true, router, now);
         }
+    }
+
+    fn release_gathered(&mut self, router: &Router) {
+        router.release(std::mem::take(&mut self.gathered));
     }
 
     fn response_succeeds(&self) -> bool {

@@ -16,7 +16,8 @@ use p3sched::stats::Counters;
 use crate::support;
 
 const SECOND: u64 = 1_000_000_000;
-const LIMITS: Limits = Limits { max_body_bytes: 200_000, pick_deadline: 10 * SECOND };
+const LIMITS: Limits =
+    Limits { max_body_bytes: 200_000, max_gathered_bytes: 300_000, pick_deadline: 10 * SECOND };
 const ENDPOINT: &str = "10.0.0.1:8000";
 const CHAT: &str = r#"{"model":"llama","messages":[{"role":"user","content":"What is rain?"}]}"#;
 const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":12,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":8}}}"#;
@@ -438,6 +439,28 @@ fn refusals_are_immediate_and_final() {
             assert_eq!(exchange.in_flight(), 0);
         }
     }
+}
+
+#[test]
+fn bodies_that_are_received_at_the_same_time_share_a_bound() {
+    let large = "x".repeat(LIMITS.max_gathered_bytes * 3 / 5);
+    let mut first = Exchange::new(DUPLEX);
+    let send_beside = |first: &Exchange| {
+        let mut stream = RequestStream::new(LIMITS);
+        let mut answers = VecDeque::new();
+        for message in [headers(false), body(&large, false)] {
+            let hints = Hints { modes: Some(DUPLEX), ..Hints::default() };
+            stream.on_message(message, hints, &first.router, SECOND, &mut answers);
+        }
+        stream.on_close(&first.router, SECOND);
+        answers.iter().map(written).collect::<Vec<_>>()
+    };
+    assert!(send_beside(&first).is_empty(), "alone it fits, and closing gives its room back");
+    first.send_all(vec![headers(false), body(&large, false)]);
+    let refused = send_beside(&first);
+    assert!(refused.len() == 1 && refused[0].starts_with("immediate 429"), "{refused:?}");
+    first.close();
+    assert!(send_beside(&first).is_empty());
 }
 
 #[test]
