@@ -2,6 +2,7 @@
 
 mod builder;
 mod kv_events;
+mod metrics;
 mod outcome;
 mod snapshot;
 mod stats;
@@ -17,7 +18,7 @@ use crate::decision::{Decision, Explanation, known_value};
 use crate::endpoint::ledger::{Booking, Expired, Ledger};
 use crate::endpoint::pool::{EndpointPool, EndpointState, LoadModel, NANOSECONDS, nanoseconds};
 use crate::endpoint::session::Sessions;
-use crate::endpoint::{Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
+use crate::endpoint::{Candidate, Endpoint};
 use crate::filter::load_gate;
 use crate::kv_event::precise::PreciseIndex;
 use crate::picker::TieRule;
@@ -181,58 +182,6 @@ impl Scheduler {
         }
         if are_there {
             state.forget_awaited();
-        }
-        Ok(())
-    }
-
-    /// Reads an engine's metrics page (Prometheus text) for an endpoint.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidMetrics`] if the page cannot be read, [`Error::UnknownEndpoint`] if there is no such endpoint.
-    pub fn ingest_metrics(&self, endpoint: &str, page: &[u8], now: u64) -> Result<(), Error> {
-        self.observe(endpoint, EndpointMetrics::from_page(page)?, now)
-    }
-
-    /// Takes metrics that were read in some other way.
-    ///
-    /// Counters that went back show that the engine restarted; its entries in the prefix index are then forgotten.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::UnknownEndpoint`] if there is no such endpoint.
-    pub fn observe(&self, endpoint: &str, metrics: EndpointMetrics, now: u64) -> Result<(), Error> {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let reports_adapters = !(metrics.running_adapters.is_empty() && metrics.waiting_adapters.is_empty());
-        let (slot, known) = state.endpoint(endpoint)?;
-        let capacity_before = known.capacity_tokens();
-        let restarted = known.observe(metrics, now);
-        let capacity = known.capacity_tokens();
-        state.adapters_reported |= reports_adapters;
-        if restarted {
-            state.index.clear(slot);
-            state.counters.engine_restarts += 1;
-        }
-        if capacity != capacity_before {
-            state.index.set_capacity(slot, self.capacity_blocks(capacity));
-        }
-        Ok(())
-    }
-
-    /// Takes note that a scrape of an endpoint failed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::UnknownEndpoint`] if there is no such endpoint.
-    pub fn scrape_failed(&self, endpoint: &str, failure: ScrapeFailure, now: u64) -> Result<(), Error> {
-        let mut state = self.state.lock();
-        let (slot, known) = state.endpoint(endpoint)?;
-        known.scrape_failed(failure, now);
-        if failure == ScrapeFailure::Unreachable {
-            // The process is gone, and its cache with it.
-            state.index.clear(slot);
-            state.precise.clear(slot);
         }
         Ok(())
     }

@@ -243,6 +243,22 @@ fn the_engine_reports_the_capacity_of_its_index_entries() {
 }
 
 #[test]
+fn a_load_header_changes_the_load_and_nothing_else() {
+    let scheduler = scheduler("{}", &["a:1"]);
+    let mut metrics = load(1.0, 0.1);
+    (metrics.block_size_tokens, metrics.block_count) = (Some(16), Some(8));
+    scheduler.observe("a:1", metrics, 0).unwrap();
+    let header = r#"JSON {"named_metrics":{"num_requests_waiting":7.0,"kv_cache_usage_perc":0.5}}"#;
+    scheduler.ingest_load_header("a:1", header, SECOND).unwrap();
+    pick(&scheduler, text("long", 1_000), SECOND);
+    let endpoint = scheduler.stats(SECOND).endpoints[0].clone();
+    assert_eq!((endpoint.waiting_requests, endpoint.kv_cache_utilization), (Some(7.0), Some(0.5)));
+    assert_eq!((endpoint.metrics_age_seconds, endpoint.index_blocks), (Some(0.0), 8), "the capacity stays");
+    assert_eq!(scheduler.ingest_load_header("a:1", "CPU 1", 0).unwrap_err().code(), "InvalidMetrics");
+    assert_eq!(scheduler.ingest_load_header("b:1", header, 0).unwrap_err().code(), "UnknownEndpoint");
+}
+
+#[test]
 fn explain_says_why_and_records_nothing() {
     let scheduler = scheduler("{prefill_tokens_per_second: 1000}", &["a:1", "b:1"]);
     let warm = pick(&scheduler, text("sys", 160), 0);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::exposition;
+use super::{exposition, load_header};
 use crate::Error;
 
 /// The load of one endpoint as its engine reports it; absent values are `None`, never 0.
@@ -67,5 +67,36 @@ impl EndpointMetrics {
     /// ```
     pub fn from_page(page: impl AsRef<[u8]>) -> Result<Self, Error> {
         exposition::parse(page.as_ref())
+    }
+
+    /// The load that an engine reports with a response, from the value of its header `endpoint-load-metrics`.
+    ///
+    /// Use [`Scheduler::ingest_load_header`](crate::Scheduler::ingest_load_header) to feed a scheduler with it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidMetrics`] when the value does not begin with `JSON` or is no JSON object; the message names the place.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use p3sched::EndpointMetrics;
+    ///
+    /// let header = r#"JSON {"named_metrics":{"num_requests_waiting":3.0,"kv_cache_usage_perc":0.25}}"#;
+    /// assert_eq!(EndpointMetrics::from_load_header(header)?.waiting_requests, Some(3.0));
+    /// # Ok::<(), p3sched::Error>(())
+    /// ```
+    pub fn from_load_header(value: &str) -> Result<Self, Error> {
+        load_header::parse(value)
+    }
+
+    /// These metrics, with the load replaced by what `reported` knows of it.
+    pub(crate) fn with_load_of(&self, reported: &Self) -> Self {
+        Self {
+            waiting_requests: reported.waiting_requests.or(self.waiting_requests),
+            running_requests: reported.running_requests.or(self.running_requests),
+            kv_cache_utilization: reported.kv_cache_utilization.or(self.kv_cache_utilization),
+            ..self.clone()
+        }
     }
 }

@@ -8,6 +8,7 @@ mod candidate;
 mod cold_order;
 pub(crate) mod exposition;
 pub(crate) mod ledger;
+mod load_header;
 mod metrics;
 pub(crate) mod pool;
 pub(crate) mod prediction;
