@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::endpoint::Candidate;
+use crate::filter::load_gate;
 use crate::picker::TieRule;
 use crate::profile::{Profile, RequestView, Workspace};
 
@@ -102,9 +103,9 @@ impl Explanation {
         tie_rule: TieRule,
         name: impl Fn(&Candidate) -> Arc<str>,
     ) -> Self {
-        let everyone =
-            workspace.candidates.iter().chain(workspace.dropped.iter().map(|(candidate, _)| candidate));
-        let shortest = everyone.map(|candidate| candidate.wait_seconds).fold(f32::INFINITY, f32::min);
+        let seen = workspace.dropped.iter().filter(|(_, filter)| profile.gate_saw(filter));
+        let gated = workspace.candidates.iter().chain(seen.map(|(candidate, _)| candidate));
+        let (shortest, _) = load_gate::wait_range(gated);
         let describe = |candidate: &Candidate| EndpointExplanation {
             endpoint: name(candidate),
             total: None,

@@ -180,6 +180,12 @@ impl Profile {
         })
     }
 
+    /// Whether the load gate came to see what this filter dropped.
+    pub(crate) fn gate_saw(&self, dropped_by: &str) -> bool {
+        let position = |name: &str| self.filters.iter().position(|filter| filter.name() == name);
+        position(load_gate::TYPE) <= position(dropped_by)
+    }
+
     fn filter(&self, request: &RequestView, workspace: &mut Workspace) -> Result<(), Error> {
         let Workspace { candidates, dropped, keep, .. } = workspace;
         dropped.clear();

@@ -298,6 +298,21 @@ fn a_dropped_endpoint_is_explained() {
 }
 
 #[test]
+fn the_margin_is_the_one_that_the_gate_saw() {
+    let scheduler = scheduler("{prefill_tokens_per_second: 1000}", &["a:1", "b:1", "c:1"]);
+    let loaded = [pick(&scheduler, text("one", 1_000), 0), pick(&scheduler, text("two", 2_000), 0)];
+    let mut request = Request::from_text("m", "short");
+    request.subset = Some(loaded.iter().map(|decision| decision.endpoint.to_string()).collect());
+    let explanation = scheduler.explain(&request, 0).unwrap().explanation().unwrap().clone();
+    let margins: Vec<_> = explanation.endpoints.iter().map(|endpoint| endpoint.gate_margin_seconds).collect();
+    assert_eq!(
+        margins[..2],
+        [Some(5.0), Some(4.0)],
+        "the idle endpoint outside of the subset does not count"
+    );
+}
+
+#[test]
 fn fallbacks_follow_in_order_of_their_totals() {
     let scheduler = scheduler("{fallbacks: 5}", &["a:1", "b:1", "c:1"]);
     for (name, utilization) in [("a:1", 0.5), ("b:1", 0.1), ("c:1", 0.9)] {

@@ -31,10 +31,9 @@ impl LoadGateFilter {
 }
 
 /// The shortest and the longest known wait in seconds; infinite, the wrong way round, if none is known.
-pub(crate) fn wait_range(candidates: &[Candidate]) -> (f32, f32) {
+pub(crate) fn wait_range<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> (f32, f32) {
     // A comparison with `NaN` is false: what is not known does not count.
     candidates
-        .iter()
         .map(|candidate| candidate.wait_seconds)
         .fold((f32::INFINITY, f32::NEG_INFINITY), |(min, max), wait| {
             (if wait < min { wait } else { min }, if wait > max { wait } else { max })
@@ -47,7 +46,7 @@ impl Filter for LoadGateFilter {
     }
 
     fn filter(&self, _request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
-        let (shortest, longest) = wait_range(candidates);
+        let (shortest, longest) = wait_range(candidates.iter());
         // The common case: nobody is far behind, whatever is saved.
         if longest - shortest <= self.gate_seconds {
             return;

@@ -54,7 +54,7 @@ impl Filter for PrefixAffinityFilter {
             shortest = shortest.min(holder.wait_seconds);
         }
         // The difference of two unknown waits is `NaN`, and that is not longer than anything.
-        let too_long = shortest - load_gate::wait_range(candidates).0 > self.max_wait_seconds;
+        let too_long = shortest - load_gate::wait_range(candidates.iter()).0 > self.max_wait_seconds;
         if count == 0 || too_long {
             return;
         }
