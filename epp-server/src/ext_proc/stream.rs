@@ -517,7 +517,10 @@ impl RequestStream {
     }
 
     fn release_gathered(&mut self, router: &Router) {
-        router.release(std::mem::take(&mut self.gathered));
+        // Most messages come when nothing is gathered; they leave the counter that all requests share alone.
+        if self.gathered > 0 {
+            router.release(std::mem::take(&mut self.gathered));
+        }
     }
 
     fn response_succeeds(&self) -> bool {
