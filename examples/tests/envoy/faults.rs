@@ -1,6 +1,6 @@
 //! What breaks, and what the client sees of it.
 
-use crate::stack::{PATIENCE, Stack, WAYS, addresses, chat_body, engines, folder, text};
+use crate::stack::{PATIENCE, Stack, WAYS, addresses, chat_body, engines, folder, http, text};
 use p3sched_examples::engine_simulator::{EngineSimulator, Fault};
 use p3sched_examples::envoy::{Envoy, EnvoyConfig, EnvoyOptions};
 use p3sched_examples::process::free_ports;
@@ -20,10 +20,6 @@ async fn with_picker_at(
     let mut options = EnvoyOptions::new(config, addresses(&engines), picker);
     (options.failure_mode_allow, options.message_timeout) = (allow, 1);
     (engines, Envoy::start(&options, &folder(test)).await.unwrap())
-}
-
-fn http(limit: Duration) -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().timeout(limit).build().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,8 +92,7 @@ impl Stack {
         let picker = Picker::start(&picker_options, &folder).await.unwrap();
         envoy_options.picker = picker.grpc_addr();
         let envoy = Envoy::start(&envoy_options, &folder).await.unwrap();
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { engines: engines.into_iter().map(Some).collect(), picker, envoy, http }
+        Self { engines: engines.into_iter().map(Some).collect(), picker, envoy, http: http(PATIENCE) }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -126,6 +125,11 @@ impl Stack {
         });
         series.reduce(|sum, value| sum + value)
     }
+}
+
+/// A client that gives up after `limit`.
+pub(crate) fn http(limit: Duration) -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(limit).build().unwrap()
 }
 
 pub(crate) async fn read(request: reqwest::RequestBuilder) -> Answer {
