@@ -10,8 +10,8 @@ use crate::filter::load_gate;
 use crate::picker::TieRule;
 use crate::profile::{Profile, RequestView, Workspace};
 
-/// Which endpoint serves a request.
-#[derive(Debug, Clone, PartialEq)]
+/// Which endpoint serves a request; serialised it is the same JSON in every language.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Decision {
     /// Name of this request for [`first_token`](crate::Scheduler::first_token) and
@@ -25,6 +25,7 @@ pub struct Decision {
     pub matched_tokens: u32,
     /// Tokens of the prompt; an estimate where the prompt is text.
     pub prompt_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) explanation: Option<Box<Explanation>>,
 }
 

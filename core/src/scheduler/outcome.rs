@@ -1,5 +1,7 @@
 //! `Outcome`: what is reported when a request ends.
 
+use serde::{Deserialize, Serialize};
+
 /// How a request ended.
 ///
 /// # Example
@@ -10,7 +12,8 @@
 /// let outcome = Outcome { cached_tokens: Some(1_408), ..Outcome::success() };
 /// assert!(outcome.success);
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Outcome {
     /// Whether the endpoint answered the request.
     pub success: bool,
