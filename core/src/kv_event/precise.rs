@@ -1,5 +1,6 @@
 //! What the engines that send events hold, and what was picked for them a moment ago.
 
+use serde::Serialize;
 use std::collections::VecDeque;
 
 use ahash::{AHashMap, AHashSet};
@@ -13,7 +14,8 @@ use crate::prefix_index::{EventIndex, PrefixIndex, StoredBlocks};
 const MAX_SPECULATIVE_HASHES: usize = 1 << 20;
 
 /// What became of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum KvBatchOutcome {
     /// Its events were applied.
