@@ -96,11 +96,15 @@ impl Default for SchedulerConfig {
     }
 }
 
-/// When scraped metrics stop to count.
+/// How engines' metrics are read, and when they stop to count.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct MetricsConfig {
+    /// The engine whose names alone count on a page; `null` for whichever wrote it.
+    pub engine: Option<Engine>,
+    /// Names of metrics that are not called as the engines call them.
+    pub names: MetricNames,
     /// Seconds up to which a scrape counts fully.
     pub fresh_seconds: f64,
     /// Seconds after which a scrape counts nothing; between the two it fades linearly.
@@ -113,8 +117,68 @@ pub struct MetricsConfig {
 
 impl Default for MetricsConfig {
     fn default() -> Self {
-        Self { fresh_seconds: 1.0, expire_seconds: 5.0, dead_after_scrapes: 3, dead_after_seconds: 3.0 }
+        Self {
+            engine: None,
+            names: MetricNames::default(),
+            fresh_seconds: 1.0,
+            expire_seconds: 5.0,
+            dead_after_scrapes: 3,
+            dead_after_seconds: 3.0,
+        }
     }
+}
+
+/// A model server whose metrics are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Engine {
+    /// vLLM: `vllm:…`
+    Vllm,
+    /// SGLang: `sglang:…`
+    Sglang,
+    /// TensorRT-LLM's own server: `trtllm_…`
+    TensorrtLlm,
+    /// Triton with TensorRT-LLM: `nv_trt_llm_…`
+    Triton,
+    /// llama.cpp's server: `llamacpp:…`
+    LlamaCpp,
+}
+
+/// Names of metrics, with labels that a sample must have where one name is not enough: `requests{kind="waiting"}`.
+///
+/// Each that is given takes the place of the engine's own name for the same thing; `null` leaves that.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::{Endpoint, Scheduler};
+///
+/// # fn main() -> Result<(), p3sched::Error> {
+/// let config = serde_norway::from_str(r#"metrics: {names: {waiting_requests: 'gateway_requests{state="queued"}'}}"#);
+/// let scheduler = Scheduler::new(config.unwrap())?;
+/// scheduler.add_endpoint(Endpoint::new("10.0.0.1:8000"))?;
+/// let page = b"gateway_requests{state=\"active\"} 9\ngateway_requests{state=\"queued\"} 2\n";
+/// scheduler.ingest_metrics("10.0.0.1:8000", page, 0)?;
+/// assert_eq!(scheduler.stats(0).endpoints[0].waiting_requests, Some(2.0));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct MetricNames {
+    /// Gauge: requests that wait for their prefill to start.
+    pub waiting_requests: Option<String>,
+    /// Gauge: requests in the running batch.
+    pub running_requests: Option<String>,
+    /// Gauge: share of the KV cache in use, in [0, 1].
+    pub kv_cache_utilization: Option<String>,
+    /// Labels `block_size` (tokens) and `num_gpu_blocks`; the value does not count.
+    pub cache_config: Option<String>,
+    /// Labels `max_lora`, `running_lora_adapters` and `waiting_lora_adapters` (lists with commas); the value is the time of the
+    /// report.
+    pub adapters: Option<String>,
 }
 
 /// What the [KV events](crate::kv_event) of engines are taken for.
@@ -423,6 +487,10 @@ mod tests {
                 "unknown preset `kserve` (did you mean `kserve-0.15`?), expected one of: default",
             ),
             ("picker: {type: random-picker, parameters: {x: 1}}", "no parameter of this name: `x`"),
+            (
+                "metrics: {names: {adapters: 'lora info'}}",
+                "metrics.names.adapters must be a metric's name, with labels or without (`engine:waiting{kind=\"prefill\"}`): `lora info`",
+            ),
             ("picker: {type: best}", "unknown picker type `best`, expected one of: max-score-picker"),
         ] {
             let refusal = refused(yaml);

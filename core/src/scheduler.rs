@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::block_hash::BlockHasher;
 use crate::decision::{Decision, Explanation, known_value};
+use crate::endpoint::exposition::PageReader;
 use crate::endpoint::ledger::{Booking, Expired, Ledger};
 use crate::endpoint::pool::{EndpointPool, EndpointState, LoadModel, NANOSECONDS, nanoseconds};
 use crate::endpoint::session::Sessions;
@@ -61,6 +62,7 @@ pub struct Scheduler {
     profile: Profile,
     load_model: LoadModel,
     request_timeout: u64,
+    page_reader: PageReader,
     state: Mutex<State>,
 }
 
@@ -128,6 +130,7 @@ impl Scheduler {
                 prefill_tokens_per_second: config.prefill_tokens_per_second,
             },
             request_timeout: nanoseconds(config.bookings.request_timeout_seconds),
+            page_reader: PageReader::new(&config.metrics)?,
             state: Mutex::new(state),
             config,
         })

@@ -1,8 +1,10 @@
 //! Metrics pages of real engines and the traps in them.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
-use p3sched::EndpointMetrics;
+use p3sched::{Endpoint, EndpointMetrics, Error, Scheduler};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -52,6 +54,37 @@ fn written_pages() {
             (result, ..) => panic!("{}: {result:?}", page.name),
         }
     }
+}
+
+/// What a scheduler with this configuration reads from a page.
+fn read(config: &str, page: &str) -> Result<[Option<f64>; 3], Error> {
+    let scheduler = Scheduler::new(serde_norway::from_str(config).unwrap()).unwrap();
+    scheduler.add_endpoint(Endpoint::new("a:1")).unwrap();
+    scheduler.ingest_metrics("a:1", page.as_bytes(), 0)?;
+    let read = scheduler.stats(0).endpoints.remove(0);
+    Ok([read.waiting_requests, read.running_requests, read.kv_cache_utilization])
+}
+
+#[test]
+fn a_named_engine_is_the_only_one_that_counts() {
+    let page = "vllm:num_requests_waiting 3\nsglang:num_queue_reqs 5\n";
+    assert_eq!(read("{}", page).unwrap(), [Some(8.0), None, None]);
+    assert_eq!(read("metrics: {engine: vllm}", page).unwrap(), [Some(3.0), None, None]);
+    assert_eq!(read("metrics: {engine: sglang}", page).unwrap(), [Some(5.0), None, None]);
+    let error = read("metrics: {engine: llama-cpp}", page).unwrap_err().to_string();
+    assert!(error.contains("expected one of `llamacpp:requests_deferred`: `vllm:num_"), "{error}");
+}
+
+#[test]
+fn names_from_the_configuration_take_the_place_of_the_engines() {
+    let page = "vllm:num_requests_waiting 3\nvllm:num_requests_running 4\nvllm:kv_cache_usage_perc 0.5\n\
+                own_total 9\nown{state=\"queued\",pool=\"a\"} 7\nown{state=\"active\",pool=\"a\"} 8\n";
+    let names = r#"metrics: {names: {waiting_requests: 'own{state=queued}', running_requests: 'own{state="active", pool="a"}'}}"#;
+    assert_eq!(read(names, page).unwrap(), [Some(7.0), Some(8.0), Some(0.5)]);
+    let absent = "metrics: {names: {waiting_requests: 'own{state=lost}'}}";
+    assert_eq!(read(absent, page).unwrap(), [None, Some(4.0), Some(0.5)]);
+    let error = read(absent, "nothing 1").unwrap_err().to_string();
+    assert!(error.contains("expected one of `own`, `vllm:num_requests_waiting`"), "{error}");
 }
 
 proptest! {

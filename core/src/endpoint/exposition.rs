@@ -1,12 +1,14 @@
 //! Scan of a metrics page in Prometheus text exposition 0.0.4 or `OpenMetrics` 1.0.
 //!
 //! A page of an engine has some 600 lines, of which a dozen matter. So this jumps from line to line and reads only those that
-//! start with the name of a wanted family; the rest is neither read nor checked. Which engine wrote the page shows in the names.
+//! start with the name of a wanted family; the rest is neither read nor checked. Which engine wrote the page shows in the names,
+//! unless the configuration says it.
 
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr2};
 
+use crate::config::{Engine, MetricsConfig};
 use crate::{EndpointMetrics, Error};
 
 /// What a family contributes to [`EndpointMetrics`].
@@ -19,6 +21,9 @@ enum Family {
     UtilizationOldName,
     PrefixQueries,
     PrefixHits,
+    /// The names before vLLM 0.10; some versions write both.
+    PrefixQueriesOldName,
+    PrefixHitsOldName,
     /// Hits where queries count only the misses.
     PrefixHitsBesideMisses,
     Finished,
@@ -34,11 +39,12 @@ enum Family {
     BlocksByType,
 }
 
-/// Prefix of an engine's families and the rest of the names that matter.
-type Engine = (&'static [u8], &'static [(&'static [u8], Family)]);
+/// An engine, the prefix of its families and the rest of the names that matter.
+type EngineFamilies = (Engine, &'static [u8], &'static [(&'static [u8], Family)]);
 
-const ENGINES: [Engine; 5] = [
+const ENGINES: [EngineFamilies; 5] = [
     (
+        Engine::Vllm,
         b"vllm:",
         &[
             (b"num_requests_waiting", Family::Waiting),
@@ -49,10 +55,13 @@ const ENGINES: [Engine; 5] = [
             (b"lora_requests_info", Family::Adapters),
             (b"prefix_cache_queries_total", Family::PrefixQueries),
             (b"prefix_cache_hits_total", Family::PrefixHits),
+            (b"gpu_prefix_cache_queries_total", Family::PrefixQueriesOldName),
+            (b"gpu_prefix_cache_hits_total", Family::PrefixHitsOldName),
             (b"request_success_total", Family::Finished),
         ],
     ),
     (
+        Engine::Sglang,
         b"sglang:",
         &[
             (b"num_queue_reqs", Family::Waiting),
@@ -65,6 +74,7 @@ const ENGINES: [Engine; 5] = [
         ],
     ),
     (
+        Engine::TensorrtLlm,
         b"trtllm_",
         &[
             (b"num_requests_waiting", Family::Waiting),
@@ -76,10 +86,12 @@ const ENGINES: [Engine; 5] = [
         ],
     ),
     (
+        Engine::Triton,
         b"nv_trt_llm_",
         &[(b"request_metrics", Family::RequestsByType), (b"kv_cache_block_metrics", Family::BlocksByType)],
     ),
     (
+        Engine::LlamaCpp,
         b"llamacpp:",
         &[
             (b"requests_deferred", Family::Waiting),
@@ -93,38 +105,142 @@ const ENGINES: [Engine; 5] = [
 /// Longest piece of a page that an error repeats, in bytes.
 const EXCERPT_BYTES: usize = 120;
 
-/// Reads the load of an engine from its metrics page.
-pub(crate) fn parse(page: &[u8]) -> Result<EndpointMetrics, Error> {
-    let mut totals = Totals::default();
-    let mut samples = 0_usize;
-    let mut start = 0;
-    while start < page.len() {
-        let rest = page.get(start..).unwrap_or_default();
-        let line = rest.get(..memchr(b'\n', rest).unwrap_or(rest.len())).unwrap_or(rest);
-        if let Some((family, sample)) = wanted(line.trim_ascii()) {
-            if totals.add(family, sample).is_none() {
-                return Err(malformed(page, start, line));
-            }
-            samples += 1;
-        }
-        start += line.len() + 1;
-    }
-    if samples == 0 { Err(unknown_engine(page)) } else { Ok(totals.finish()) }
+/// What is read from a page.
+#[derive(Debug, Default)]
+pub(crate) struct PageReader {
+    /// The only engine whose names count; `None` for whichever wrote the page.
+    engine: Option<Engine>,
+    /// Families that are called otherwise than the engines call them.
+    renamed: Vec<RenamedFamily>,
 }
 
-/// The family of a line that matters, with what follows its name.
-fn wanted(line: &[u8]) -> Option<(Family, &[u8])> {
-    let (rest, families) = ENGINES
-        .iter()
-        .filter(|(prefix, _)| prefix.first() == line.first())
-        .find_map(|(prefix, families)| Some((line.strip_prefix(*prefix)?, families)))?;
-    let is_end_of_name = |byte: Option<&u8>| matches!(byte, Some(b'{' | b' ' | b'\t'));
-    families
-        .iter()
-        .filter(|(name, _)| name.first() == rest.first())
-        .find_map(|(name, family)| Some((*family, rest.strip_prefix(*name)?)))
-        // A longer name that only starts alike (`num_requests_waiting_by_reason`) does not count.
-        .filter(|(_, sample)| is_end_of_name(sample.first()))
+#[derive(Debug)]
+struct RenamedFamily {
+    name: Vec<u8>,
+    /// What the labels of a sample must hold for it to count.
+    labels: Vec<(String, String)>,
+    family: Family,
+}
+
+impl PageReader {
+    /// A reader that goes by the configuration.
+    pub(crate) fn new(config: &MetricsConfig) -> Result<Self, Error> {
+        let names = &config.names;
+        let renamed = [
+            ("waiting_requests", &names.waiting_requests, Family::Waiting),
+            ("running_requests", &names.running_requests, Family::Running),
+            ("kv_cache_utilization", &names.kv_cache_utilization, Family::Utilization),
+            ("cache_config", &names.cache_config, Family::CacheConfig),
+            ("adapters", &names.adapters, Family::Adapters),
+        ];
+        let renamed = renamed.into_iter().filter_map(|(field, name, family)| {
+            let name = name.as_deref()?;
+            Some(RenamedFamily::new(name, family).ok_or_else(|| {
+                Error::InvalidConfig(format!(
+                    "metrics.names.{field} must be a metric's name, with labels or without \
+                     (`engine:waiting{{kind=\"prefill\"}}`): `{name}`"
+                ))
+            }))
+        });
+        Ok(Self { engine: config.engine, renamed: renamed.collect::<Result<_, _>>()? })
+    }
+
+    /// Reads the load of an engine from its metrics page.
+    pub(crate) fn read(&self, page: &[u8]) -> Result<EndpointMetrics, Error> {
+        let mut totals = Totals::default();
+        let mut samples = 0_usize;
+        let mut start = 0;
+        while start < page.len() {
+            let rest = page.get(start..).unwrap_or_default();
+            let line = rest.get(..memchr(b'\n', rest).unwrap_or(rest.len())).unwrap_or(rest);
+            if let Some((family, sample)) = self.wanted(line.trim_ascii()) {
+                if totals.add(family, sample).is_none() {
+                    return Err(malformed(page, start, line));
+                }
+                samples += 1;
+            }
+            start += line.len() + 1;
+        }
+        if samples == 0 { Err(self.unknown_page(page)) } else { Ok(totals.finish()) }
+    }
+
+    /// The family of a line that matters, with what follows its name.
+    fn wanted<'a>(&self, line: &'a [u8]) -> Option<(Family, &'a [u8])> {
+        if !self.renamed.is_empty() {
+            let renamed =
+                self.renamed.iter().find_map(|renamed| Some((renamed.family, renamed.sample(line)?)));
+            if renamed.is_some() {
+                return renamed;
+            }
+        }
+        let (rest, families) = ENGINES
+            .iter()
+            .filter(|(engine, prefix, _)| {
+                prefix.first() == line.first() && self.engine.is_none_or(|only| only == *engine)
+            })
+            .find_map(|(_, prefix, families)| Some((line.strip_prefix(*prefix)?, families)))?;
+        families
+            .iter()
+            .filter(|(name, _)| name.first() == rest.first())
+            .find_map(|(name, family)| Some((*family, rest.strip_prefix(*name)?)))
+            // A longer name that only starts alike (`num_requests_waiting_by_reason`) does not count.
+            .filter(|(_, sample)| is_end_of_name(sample))
+            .filter(|(family, _)| self.renamed.iter().all(|renamed| renamed.family != *family))
+    }
+
+    fn unknown_page(&self, page: &[u8]) -> Error {
+        let own = self.renamed.iter().map(|renamed| format!("`{}`", String::from_utf8_lossy(&renamed.name)));
+        let engines = ENGINES.iter().filter(|(engine, ..)| self.engine.is_none_or(|only| only == *engine));
+        let theirs = engines.filter_map(|(_, prefix, families)| {
+            let (name, _) = families.first()?;
+            Some(format!("`{}{}`", String::from_utf8_lossy(prefix), String::from_utf8_lossy(name)))
+        });
+        let expected: Vec<String> = own.chain(theirs).collect();
+        let first_line = page.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        Error::InvalidMetrics(format!(
+            "no line is of a known engine, expected one of {}: `{}`",
+            expected.join(", "),
+            excerpt(first_line)
+        ))
+    }
+}
+
+impl RenamedFamily {
+    /// Reads `name` or `name{label="value"}`; the quotes may be left out, as the reference endpoint picker has it.
+    fn new(text: &str, family: Family) -> Option<Self> {
+        let (name, labels) = match text.split_once('{') {
+            Some((name, rest)) => (name, rest.strip_suffix('}')?),
+            None => (text, ""),
+        };
+        let is_name = |text: &str| {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
+            !text.is_empty() && text.bytes().all(allowed)
+        };
+        let labels = labels.split(',').filter(|label| !label.trim().is_empty()).map(|label| {
+            let (name, value) = label.split_once('=')?;
+            let name = name.trim();
+            is_name(name).then(|| (name.to_owned(), value.trim().trim_matches('"').to_owned()))
+        });
+        let labels = labels.collect::<Option<_>>()?;
+        is_name(name).then(|| Self { name: name.as_bytes().to_vec(), labels, family })
+    }
+
+    /// What follows the name on a line of this family.
+    fn sample<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
+        let sample = line.strip_prefix(self.name.as_slice()).filter(|sample| is_end_of_name(sample))?;
+        if self.labels.is_empty() {
+            return Some(sample);
+        }
+        let mut found = 0;
+        read_sample(sample, |name, value| {
+            found += usize::from(self.labels.iter().any(|(label, wanted)| label == name && *wanted == value));
+        })?;
+        (found == self.labels.len()).then_some(sample)
+    }
+}
+
+fn is_end_of_name(sample: &[u8]) -> bool {
+    matches!(sample.first(), Some(b'{' | b' ' | b'\t'))
 }
 
 /// A number that comes once per data-parallel engine.
@@ -167,6 +283,8 @@ struct Totals {
     utilization_old_name: Series,
     prefix_queries: Series,
     prefix_hits: Series,
+    prefix_queries_old_name: Series,
+    prefix_hits_old_name: Series,
     finished: Series,
     block_size: Option<u32>,
     block_count: Option<u64>,
@@ -197,6 +315,8 @@ impl Totals {
             Family::UtilizationOldName => self.utilization_old_name.add(value),
             Family::PrefixQueries => self.prefix_queries.add(value),
             Family::PrefixHits => self.prefix_hits.add(value),
+            Family::PrefixQueriesOldName => self.prefix_queries_old_name.add(value),
+            Family::PrefixHitsOldName => self.prefix_hits_old_name.add(value),
             Family::PrefixHitsBesideMisses => {
                 self.prefix_hits.add(value);
                 self.prefix_queries.add(value);
@@ -274,8 +394,11 @@ impl Totals {
             max_adapters,
             running_adapters,
             waiting_adapters,
-            prefix_cache_queries_total: self.prefix_queries.sum(),
-            prefix_cache_hits_total: self.prefix_hits.sum(),
+            prefix_cache_queries_total: self
+                .prefix_queries
+                .sum()
+                .or_else(|| self.prefix_queries_old_name.sum()),
+            prefix_cache_hits_total: self.prefix_hits.sum().or_else(|| self.prefix_hits_old_name.sum()),
             request_success_total: self.finished.sum(),
         }
     }
@@ -351,22 +474,6 @@ fn malformed(page: &[u8], start: usize, line: &[u8]) -> Error {
     Error::InvalidMetrics(format!(
         "expected `name{{label=\"text\"}} number` on line {number}: `{}`",
         excerpt(line)
-    ))
-}
-
-fn unknown_engine(page: &[u8]) -> Error {
-    let expected: Vec<String> = ENGINES
-        .iter()
-        .filter_map(|(prefix, families)| {
-            let (name, _) = families.first()?;
-            Some(format!("`{}{}`", String::from_utf8_lossy(prefix), String::from_utf8_lossy(name)))
-        })
-        .collect();
-    let first_line = page.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    Error::InvalidMetrics(format!(
-        "no line is of a known engine, expected one of {}: `{}`",
-        expected.join(", "),
-        excerpt(first_line)
     ))
 }
 

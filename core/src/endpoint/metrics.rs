@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{exposition, load_header};
+use super::exposition::PageReader;
+use super::load_header;
 use crate::Error;
 
 /// The load of one endpoint as its engine reports it; absent values are `None`, never 0.
@@ -40,7 +41,8 @@ impl EndpointMetrics {
     /// The load that an engine's metrics page reports, in Prometheus text exposition 0.0.4 or `OpenMetrics` 1.0.
     ///
     /// Use this on the body of `GET /metrics`. Which engine wrote the page shows in its names: vLLM (old names too), SGLang,
-    /// TensorRT-LLM, Triton with TensorRT-LLM, llama.cpp. What a page does not hold, or holds as NaN or infinity, is `None`.
+    /// TensorRT-LLM, Triton with TensorRT-LLM, llama.cpp. [`Scheduler::ingest_metrics`](crate::Scheduler::ingest_metrics) goes by
+    /// the configuration, too ([`MetricsConfig`](crate::config::MetricsConfig)). What a page does not hold, or holds as NaN or infinity, is `None`.
     ///
     /// # Errors
     ///
@@ -66,7 +68,7 @@ impl EndpointMetrics {
     /// # Ok::<(), p3sched::Error>(())
     /// ```
     pub fn from_page(page: impl AsRef<[u8]>) -> Result<Self, Error> {
-        exposition::parse(page.as_ref())
+        PageReader::default().read(page.as_ref())
     }
 
     /// The load that an engine reports with a response, from the value of its header `endpoint-load-metrics`.

@@ -7,11 +7,13 @@ use crate::endpoint::{EndpointMetrics, ScrapeFailure};
 impl Scheduler {
     /// Reads an engine's metrics page (Prometheus text) for an endpoint.
     ///
+    /// Which engine wrote it shows in its names; [`MetricsConfig`](crate::config::MetricsConfig) can say it, and other names.
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidMetrics`] if the page cannot be read, [`Error::UnknownEndpoint`] if there is no such endpoint.
     pub fn ingest_metrics(&self, endpoint: &str, page: &[u8], now: u64) -> Result<(), Error> {
-        self.observe(endpoint, EndpointMetrics::from_page(page)?, now)
+        self.observe(endpoint, self.page_reader.read(page)?, now)
     }
 
     /// Takes metrics that were read in some other way.
