@@ -32,6 +32,9 @@ mod usage;
 
 mod buffer;
 
+#[cfg(test)]
+mod panic_tests;
+
 pub use buffer::*;
 pub use decision::*;
 pub use kv_events::*;
