@@ -3,7 +3,8 @@
 //! Drops an endpoint whose places are all held by other adapters, and one that reports no adapters at all, as long as any
 //! endpoint has the adapter, has it waiting or has room for it. A request for a plain model drops nothing. No parameters.
 //!
-//! Source: the endpoint picker of the Gateway API Inference Extension, its former `lora-affinity-filter`.
+//! Source: after the former `lora-affinity-filter` of the Gateway API Inference Extension's endpoint picker, which chose by
+//! chance between endpoints that have the adapter and those with room for it.
 
 use super::Filter;
 use crate::endpoint::{AdapterState, Candidate};

@@ -9,7 +9,8 @@
 //! | `min_share` | share of the prompt in [0, 1] | 0.8 |
 //! | `max_wait_seconds` | seconds | 18 |
 //!
-//! Source: the affinity gate of the llm-d inference scheduler's latency-aware routing.
+//! Source: the llm-d inference scheduler, `prefix-cache-affinity-filter` (`affinityThreshold`, `maxTTFTPenaltyMs`), which
+//! compares the best holder's wait with the best other endpoint's.
 
 use super::{Filter, load_gate};
 use crate::Error;
