@@ -4,5 +4,7 @@
 
 mod answers;
 mod faults;
+mod module;
+mod module_stack;
 mod routing;
 mod stack;
