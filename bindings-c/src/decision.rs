@@ -1,21 +1,38 @@
 //! What a pick answers.
 
+use std::cell::RefCell;
 use std::ffi::{CString, c_char};
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
 
 use smallvec::SmallVec;
 
-use crate::ffi::{self, guard_or};
+use crate::ffi::guard_or;
 
-/// Room for the name of an endpoint inside the handle, so that a pick allocates only once for it.
-const INLINE_NAME_BYTES: usize = 64;
+/// Room for the name of an endpoint inside the handle: `255.255.255.255:65535` and its NUL.
+const INLINE_NAME_BYTES: usize = 24;
+
+/// Memory of freed handles that a thread keeps for its next picks: 7 KiB.
+const MAX_SPARE_HANDLES: usize = 64;
+
+thread_local! {
+    /// Between the short-lived buffers of a pick a handle that stays is what an allocator is slow at.
+    #[expect(clippy::vec_box, reason = "the handles are boxes, and what is kept is their memory")]
+    static SPARE_HANDLES: RefCell<Vec<Box<MaybeUninit<Decision>>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Which endpoint serves a request, and why. Does not change after it was made.
 pub struct Decision {
     decision: p3sched::Decision,
     /// The endpoint and the fallbacks, each with a NUL behind it.
     names: SmallVec<[u8; INLINE_NAME_BYTES]>,
+    texts: OnceLock<Box<Texts>>,
+}
+
+/// What is written when it is asked for.
+#[derive(Default)]
+struct Texts {
     json: OnceLock<CString>,
     explanation_json: OnceLock<CString>,
     explanation_text: OnceLock<CString>,
@@ -23,18 +40,44 @@ pub struct Decision {
 
 impl Decision {
     pub(crate) fn new(decision: p3sched::Decision) -> Self {
-        let mut names = SmallVec::new();
-        for name in std::iter::once(&decision.endpoint).chain(&decision.fallbacks) {
+        let mut names = SmallVec::from_slice(decision.endpoint.as_bytes());
+        names.push(0);
+        for name in &decision.fallbacks {
             names.extend_from_slice(name.as_bytes());
             names.push(0);
         }
-        Self {
-            decision,
-            names,
-            json: OnceLock::new(),
-            explanation_json: OnceLock::new(),
-            explanation_text: OnceLock::new(),
+        Self { decision, names, texts: OnceLock::new() }
+    }
+
+    /// Gives the decision to the caller, as a handle.
+    pub(crate) fn into_handle(self) -> *mut Self {
+        let spare = SPARE_HANDLES.try_with(|spare| spare.try_borrow_mut().ok()?.pop());
+        let handle = spare.ok().flatten().unwrap_or_else(Box::new_uninit);
+        Box::into_raw(Box::write(handle, self))
+    }
+
+    /// Ends a handle that `into_handle` made, and keeps its memory.
+    ///
+    /// # Safety
+    ///
+    /// It must not be used any more.
+    unsafe fn free(handle: *mut Self) {
+        // SAFETY: the handle holds a decision, which is not used any more.
+        unsafe { ptr::drop_in_place(handle) };
+        // SAFETY: the memory comes from a box, and nothing is left in it.
+        let memory = unsafe { Box::from_raw(handle.cast::<MaybeUninit<Self>>()) };
+        // Valgrind and sanitizers see the use of freed memory only if it is freed.
+        if !cfg!(debug_assertions) {
+            // A thread that is ending keeps nothing.
+            let _ = SPARE_HANDLES.try_with(|spare| {
+                let mut spare = spare.try_borrow_mut().ok()?;
+                (spare.len() < MAX_SPARE_HANDLES).then(|| spare.push(memory))
+            });
         }
+    }
+
+    fn texts(&self) -> &Texts {
+        self.texts.get_or_init(Box::default)
     }
 
     /// The name at a position: 0 is the endpoint, the fallbacks follow.
@@ -105,8 +148,9 @@ pub unsafe extern "C" fn p3sched_decision_prompt_tokens(decision: *const Decisio
 /// NULL gives NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn p3sched_decision_json(decision: *const Decision) -> *const c_char {
-    let json =
-        |decision: &Decision| cached(&decision.json, || serde_json::to_string(&decision.decision).ok());
+    let json = |decision: &Decision| {
+        cached(&decision.texts().json, || serde_json::to_string(&decision.decision).ok())
+    };
     guard_or(ptr::null(), || get(decision, ptr::null(), json))
 }
 
@@ -115,7 +159,9 @@ pub unsafe extern "C" fn p3sched_decision_json(decision: *const Decision) -> *co
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn p3sched_decision_explanation_json(decision: *const Decision) -> *const c_char {
     let json = |decision: &Decision| {
-        cached(&decision.explanation_json, || serde_json::to_string(decision.decision.explanation()?).ok())
+        cached(&decision.texts().explanation_json, || {
+            serde_json::to_string(decision.decision.explanation()?).ok()
+        })
     };
     guard_or(ptr::null(), || get(decision, ptr::null(), json))
 }
@@ -125,7 +171,7 @@ pub unsafe extern "C" fn p3sched_decision_explanation_json(decision: *const Deci
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn p3sched_decision_explanation_text(decision: *const Decision) -> *const c_char {
     let text = |decision: &Decision| {
-        cached(&decision.explanation_text, || Some(decision.decision.explanation()?.to_string()))
+        cached(&decision.texts().explanation_text, || Some(decision.decision.explanation()?.to_string()))
     };
     guard_or(ptr::null(), || get(decision, ptr::null(), text))
 }
@@ -133,6 +179,9 @@ pub unsafe extern "C" fn p3sched_decision_explanation_text(decision: *const Deci
 /// Frees a decision; NULL is fine. This does not end the request: that is what `p3sched_scheduler_complete` is for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn p3sched_decision_free(decision: *mut Decision) {
+    if decision.is_null() {
+        return;
+    }
     // SAFETY: the caller hands the decision back and does not use it any more, as the contract says.
-    unsafe { ffi::free(decision) }
+    guard_or((), || unsafe { Decision::free(decision) });
 }

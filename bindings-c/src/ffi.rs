@@ -18,6 +18,7 @@ macro_rules! read {
 }
 
 /// Runs a function's body: an error becomes its status and this thread's message, and so does a panic.
+#[inline]
 pub(crate) fn guard(body: impl FnOnce() -> Result<(), Failure>) -> Status {
     // A panic leaves no lock held and no handle half written: the core's locks open while it unwinds.
     match catch_unwind(AssertUnwindSafe(body)) {
@@ -38,12 +39,14 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
 }
 
 /// The handle or structure behind a pointer.
+#[inline]
 pub(crate) unsafe fn borrow<'a, T>(pointer: *const T, name: &'static str) -> Result<&'a T, Failure> {
     // SAFETY: the caller's promise, see `read!`.
     unsafe { optional(pointer, name) }?.ok_or_else(|| Failure::null(name))
 }
 
 /// The structure behind a pointer that may be NULL.
+#[inline]
 pub(crate) unsafe fn optional<'a, T>(
     pointer: *const T,
     name: &'static str,
@@ -54,6 +57,7 @@ pub(crate) unsafe fn optional<'a, T>(
 }
 
 /// The handle behind a pointer, to be changed: only for handles that one thread uses at a time.
+#[inline]
 pub(crate) unsafe fn borrow_mut<'a, T>(pointer: *mut T, name: &'static str) -> Result<&'a mut T, Failure> {
     check_alignment(pointer, name)?;
     // SAFETY: the caller's promise, see `read!`, and that no other thread uses the handle meanwhile.
@@ -61,6 +65,7 @@ pub(crate) unsafe fn borrow_mut<'a, T>(pointer: *mut T, name: &'static str) -> R
 }
 
 /// The place for a result; what is there before is not looked at.
+#[inline]
 pub(crate) unsafe fn output<'a, T>(
     pointer: *mut T,
     name: &'static str,
@@ -70,6 +75,7 @@ pub(crate) unsafe fn output<'a, T>(
 }
 
 /// An array, which may be NULL if it is empty.
+#[inline]
 pub(crate) unsafe fn array<'a, T>(
     pointer: *const T,
     length: usize,
@@ -90,6 +96,7 @@ pub(crate) unsafe fn array<'a, T>(
 }
 
 /// Bytes, which may be NULL if there are none; `T` is how the C type calls them.
+#[inline]
 pub(crate) unsafe fn bytes<'a, T>(
     pointer: *const T,
     length: usize,
@@ -100,12 +107,14 @@ pub(crate) unsafe fn bytes<'a, T>(
 }
 
 /// A text that ends with NUL.
+#[inline]
 pub(crate) unsafe fn text<'a>(pointer: *const c_char, name: &'static str) -> Result<&'a str, Failure> {
     // SAFETY: the caller's promise, see `read!`.
     unsafe { optional_text(pointer, name) }?.ok_or_else(|| Failure::null(name))
 }
 
 /// A text that ends with NUL, or none.
+#[inline]
 pub(crate) unsafe fn optional_text<'a>(
     pointer: *const c_char,
     name: &'static str,
@@ -114,10 +123,16 @@ pub(crate) unsafe fn optional_text<'a>(
         return Ok(None);
     }
     // SAFETY: not NULL; that it ends with NUL is the caller's promise, see `read!`.
-    let text = unsafe { CStr::from_ptr(pointer) };
-    text.to_str().map(Some).map_err(|_| Failure::utf8(name))
+    let text = unsafe { CStr::from_ptr(pointer) }.to_bytes();
+    // Paths and names are ASCII, which is checked several times faster than UTF-8.
+    if text.is_ascii() {
+        // SAFETY: ASCII is UTF-8.
+        return Ok(Some(unsafe { str::from_utf8_unchecked(text) }));
+    }
+    str::from_utf8(text).map(Some).map_err(|_| Failure::utf8(name))
 }
 
+#[inline]
 fn check_alignment<T>(pointer: *const T, name: &'static str) -> Result<(), Failure> {
     if pointer.is_aligned() {
         return Ok(());

@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_void};
 use p3sched::{Outcome, Prompt, Request};
 
 use crate::decision::Decision;
-use crate::ffi::{guard, into_handle};
+use crate::ffi::guard;
 use crate::scheduler::Scheduler;
 use crate::status::{Failure, Status};
 
@@ -160,7 +160,7 @@ pub unsafe extern "C" fn p3sched_scheduler_pick(
     guard(|| {
         let (out, scheduler) = (read!(output decision), read!(borrow scheduler));
         let request = read!(borrow request).to_request()?;
-        out.write(into_handle(Decision::new(scheduler.core.pick(&request, scheduler.now())?)));
+        out.write(Decision::new(scheduler.core.pick(&request, scheduler.now())?).into_handle());
         Ok(())
     })
 }
@@ -184,7 +184,7 @@ pub unsafe extern "C" fn p3sched_scheduler_pick_body(
         if let Some(options) = read!(optional options) {
             options.apply(&mut request)?;
         }
-        out.write(into_handle(Decision::new(scheduler.core.pick(&request, scheduler.now())?)));
+        out.write(Decision::new(scheduler.core.pick(&request, scheduler.now())?).into_handle());
         Ok(())
     })
 }
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn p3sched_scheduler_explain(
     guard(|| {
         let (out, scheduler) = (read!(output decision), read!(borrow scheduler));
         let request = read!(borrow request).to_request()?;
-        out.write(into_handle(Decision::new(scheduler.core.explain(&request, scheduler.now())?)));
+        out.write(Decision::new(scheduler.core.explain(&request, scheduler.now())?).into_handle());
         Ok(())
     })
 }
@@ -222,7 +222,7 @@ pub unsafe extern "C" fn p3sched_scheduler_explain_body(
         if let Some(options) = read!(optional options) {
             options.apply(&mut request)?;
         }
-        out.write(into_handle(Decision::new(scheduler.core.explain(&request, scheduler.now())?)));
+        out.write(Decision::new(scheduler.core.explain(&request, scheduler.now())?).into_handle());
         Ok(())
     })
 }
