@@ -1,0 +1,101 @@
+//! Bytes and token ids in whatever form Python holds them, without a look at each element where their layout allows it.
+//!
+//! The stable interface of Python 3.10 has no buffers yet, so what is not `bytes` is copied once, in one piece.
+
+use p3sched::Error;
+use pyo3::exceptions::PyOverflowError;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+
+use crate::error::Failure;
+
+/// The bytes of `bytes`, which are borrowed, or of anything else with the buffer protocol, which are copied.
+pub(crate) struct Buffer(PyBackedBytes);
+
+impl std::ops::Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Buffer {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = value.cast::<PyBytes>() {
+            return Ok(Self(bytes.to_owned().into()));
+        }
+        Ok(Self(copied(&PyMemoryView::from(&value)?)?))
+    }
+}
+
+/// Token ids: a buffer of whole numbers (`array`, numpy, …) or a sequence of `int`.
+pub(crate) struct TokenIds(pub(crate) Vec<u32>);
+
+impl<'py> FromPyObject<'_, 'py> for TokenIds {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if value.is_instance_of::<PyBytes>() || value.is_instance_of::<PyByteArray>() {
+            return Err(Failure::type_error("token ids must be numbers, use `text` for bytes").into());
+        }
+        match PyMemoryView::from(&value) {
+            Ok(view) => Ok(Self(from_view(&view)?)),
+            Err(_) => value.extract().map(Self).map_err(|error| {
+                let overflow = error.is_instance_of::<PyOverflowError>(value.py());
+                if overflow { out_of_range(&error.value(value.py()).to_string()).into() } else { error }
+            }),
+        }
+    }
+}
+
+fn from_view(view: &Bound<'_, PyMemoryView>) -> Result<Vec<u32>, Failure> {
+    let format: String = view.getattr("format")?.extract()?;
+    let size: usize = view.getattr("itemsize")?.extract()?;
+    let dimensions: usize = view.getattr("ndim")?.extract()?;
+    if dimensions != 1 {
+        return Err(Failure::type_error(format!("token ids must have one dimension: `{dimensions}`")));
+    }
+    let bytes = copied(view)?;
+    let native =
+        format.trim_start_matches(['@', '=', if cfg!(target_endian = "little") { '<' } else { '>' }]);
+    match (native, size) {
+        ("I" | "L", 4) => Ok(elements(&bytes, u32::from_ne_bytes)),
+        ("i" | "l", 4) => narrowed(&bytes, i32::from_ne_bytes),
+        ("q" | "l" | "n", 8) => narrowed(&bytes, i64::from_ne_bytes),
+        ("Q" | "L" | "N", 8) => narrowed(&bytes, u64::from_ne_bytes),
+        ("H", 2) => Ok(elements(&bytes, |bytes| u16::from_ne_bytes(bytes).into())),
+        _ => Err(Failure::type_error(format!(
+            "token ids must be whole numbers of 2, 4 or 8 bytes: `{format}`"
+        ))),
+    }
+}
+
+fn copied(view: &Bound<'_, PyMemoryView>) -> PyResult<PyBackedBytes> {
+    Ok(view.call_method0("tobytes")?.cast_into::<PyBytes>()?.into())
+}
+
+fn elements<const SIZE: usize>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> u32) -> Vec<u32> {
+    bytes.as_chunks().0.iter().map(|bytes| element(*bytes)).collect()
+}
+
+fn narrowed<const SIZE: usize, T>(
+    bytes: &[u8],
+    element: impl Fn([u8; SIZE]) -> T,
+) -> Result<Vec<u32>, Failure>
+where
+    T: Copy + TryInto<u32> + std::fmt::Display,
+{
+    let narrow = |bytes: &[u8; SIZE]| {
+        let wide = element(*bytes);
+        wide.try_into().map_err(|_| out_of_range(&wide.to_string()))
+    };
+    bytes.as_chunks().0.iter().map(narrow).collect()
+}
+
+fn out_of_range(value: &str) -> Failure {
+    Error::InvalidRequest(format!("token ids must be 0 to {}: `{value}`", u32::MAX)).into()
+}

@@ -1,0 +1,190 @@
+"""The API as Python sees it."""
+
+import json
+import pickle
+import time
+
+import pytest
+
+import p3sched
+from p3sched import Decision, Request, Scheduler, errors
+
+BODY = json.dumps({"model": "llama", "messages": [{"role": "user", "content": "Tell me about the sea. " * 30}]}).encode()
+CHAT = "/v1/chat/completions"
+
+
+def scheduler_of(*names: str) -> Scheduler:
+    scheduler = Scheduler()
+    scheduler.set_endpoints(names)
+    return scheduler
+
+
+def test_configurations() -> None:
+    default = Scheduler().config
+    assert default["preset"] == "default"
+    assert Scheduler({"preset": "latency"}).config == Scheduler("latency").config == Scheduler(preset="latency").config
+    both = Scheduler({"preset": "latency", "seed": 3}, seed=4, load_gate_seconds=None).config
+    assert (both["preset"], both["seed"], both["load_gate_seconds"]) == ("latency", 4, None)
+    assert Scheduler(default).config == default
+    assert {name for name in p3sched.presets()} >= {"default", "latency", "round-robin"}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("no-such", "invalid configuration: unknown preset `no-such`, expected one of: default, "),
+        ({"sed": 1}, "invalid configuration: unknown field `sed`, expected one of "),
+        ({"seed": -1}, "invalid configuration: invalid value: integer `-1`, expected u64"),
+        ({"block_size_tokens": 0}, "invalid configuration: block_size_tokens must be 1 to 1024: `0`"),
+    ],
+)
+def test_bad_configurations_are_named(config: p3sched.types.SchedulerConfig | str, message: str) -> None:
+    with pytest.raises(p3sched.InvalidConfig) as raised:
+        Scheduler(config)
+    assert str(raised.value).startswith(message)
+    assert "line" not in str(raised.value)
+
+
+def test_a_configuration_of_another_type_is_a_type_error() -> None:
+    with pytest.raises(TypeError):
+        Scheduler(7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        Scheduler(seed=object())  # type: ignore[arg-type]
+
+
+def test_every_exception_has_its_code() -> None:
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and value is not errors.Error]
+    exceptions = [value for value in classes if issubclass(value, errors.Error)]
+    assert len(exceptions) == 9
+    for exception in exceptions:
+        assert exception.code == exception.__name__
+        assert getattr(p3sched, exception.code) is exception
+
+
+def test_prefixes_stay_together() -> None:
+    scheduler = scheduler_of("a:1", "b:1", "c:1")
+    first = scheduler.pick_body(CHAT, BODY)
+    scheduler.first_token(first.id)
+    scheduler.complete(first.id)
+    second = scheduler.pick(Request.from_body(CHAT, BODY))
+    assert second.endpoint == first.endpoint
+    assert second.matched_tokens > 100
+    assert second.id > first.id
+
+
+def test_endpoints_have_labels() -> None:
+    scheduler = Scheduler()
+    scheduler.add_endpoint("a:1")
+    scheduler.add_endpoint({"name": "b:1", "labels": {"zone": "west"}})
+    scheduler.remove_endpoint("a:1")
+    assert [endpoint["endpoint"] for endpoint in scheduler.stats()["endpoints"]] == ["b:1"]
+    with pytest.raises(p3sched.UnknownEndpoint, match="unknown endpoint: `a:1`"):
+        scheduler.remove_endpoint("a:1")
+    with pytest.raises(p3sched.InvalidConfig, match="unknown field `colour`"):
+        scheduler.add_endpoint({"name": "b:1", "colour": {}})  # type: ignore[arg-type]
+
+
+def test_route_completes_by_itself() -> None:
+    scheduler = scheduler_of("a:1")
+    with scheduler.route(CHAT, BODY, explain=True) as decision:
+        assert decision.explanation is not None
+        assert scheduler.stats()["requests_in_flight"] == 1
+    with pytest.raises(KeyError), scheduler.route(CHAT, BODY):
+        raise KeyError("the engine is gone")
+    with scheduler.route(CHAT, BODY) as decision:
+        scheduler.complete(decision.id, cached_tokens=96)
+    stats = scheduler.stats()
+    assert stats["requests_in_flight"] == 0
+    assert (stats["counters"]["completed_requests"], stats["counters"]["failed_requests"]) == (3, 1)
+    assert stats["endpoints"][0]["actual_cached_tokens"] == 96
+
+
+def test_time_is_the_monotonic_clock_or_an_argument() -> None:
+    scheduler = scheduler_of("a:1")
+    scheduler.observe("a:1", {"waiting_requests": 3})
+    age = scheduler.stats(now=time.monotonic_ns() + 2_000_000_000)["endpoints"][0]["metrics_age_seconds"]
+    assert age is not None and 2.0 <= age < 3.0
+    scheduler.observe("a:1", {"waiting_requests": 3}, now=5)
+    assert scheduler.stats(now=1_000_000_005)["endpoints"][0]["metrics_age_seconds"] == 1.0
+
+
+def test_decisions_are_values() -> None:
+    scheduler = scheduler_of("a:1", "b:1")
+    decision = scheduler.pick_body(CHAT, BODY, explain=True)
+    copy = pickle.loads(pickle.dumps(decision))
+    assert copy == decision and hash(copy) == hash(decision)
+    assert copy.explanation == decision.explanation
+    assert str(copy.explanation) == str(decision.explanation)
+    assert copy != scheduler.pick_body(CHAT, BODY)
+    assert decision != "a decision"
+    assert eval(repr(decision), {"Decision": Decision}) != decision  # the explanation is left out
+    assert decision.to_dict()["explanation"] is decision.explanation
+    assert decision.explanation is decision.explanation
+    plain = scheduler.pick_body(CHAT, BODY)
+    assert eval(repr(plain), {"Decision": Decision}) == plain
+    assert plain.explanation is None and "explanation" not in plain.to_dict()
+    assert pickle.loads(pickle.dumps(plain)) == plain
+
+
+def test_explanations_are_dicts_and_tables() -> None:
+    scheduler = scheduler_of("a:1", "b:1")
+    before = scheduler.stats()["counters"]
+    decision = scheduler.explain(Request("llama", text="Hi"))
+    assert decision.id == 0 and scheduler.stats()["counters"] == before
+    explanation = decision.explanation
+    assert explanation is not None
+    assert isinstance(explanation, dict) and json.loads(json.dumps(explanation)) == explanation
+    assert {score["scorer"] for score in explanation["endpoints"][0]["scores"]} >= {"prefix-cache-scorer"}
+    assert len(explanation.text.splitlines()) == 4 and explanation.text == str(explanation)
+
+
+def test_requests() -> None:
+    request = Request("m", text="Hi", adapter="sql", cache_salt="s", session="u", priority=-1, stream=True, subset=["a"])
+    assert (request.model, request.adapter, request.cache_salt, request.session) == ("m", "sql", "s", "u")
+    assert (request.priority, request.stream, request.subset, request.explain) == (-1, True, ["a"], False)
+    assert request.prompt == b"Hi" and repr(request) == '<Request model="m" prompt=2 bytes>'
+    assert request != Request("m", text="Hi") and Request("m", text="Hi") == Request("m", text=b"Hi")
+    body = Request.from_body(CHAT, BODY, subset=["a:1"], explain=True, session="u", priority=2)
+    assert (body.subset, body.explain, body.session, body.priority) == (["a:1"], True, "u", 2)
+    with pytest.raises(TypeError, match="either"):
+        Request("m", text="Hi", tokens=[1])
+
+
+def test_a_subset_without_endpoints_names_the_filter() -> None:
+    scheduler = scheduler_of("a:1")
+    with pytest.raises(p3sched.NoEligibleEndpoint, match="filter `subset-filter` removed the last of 1"):
+        scheduler.pick(Request("m", text="Hi", subset=["b:1"]))
+
+
+def test_reports_about_unknown_requests() -> None:
+    scheduler = scheduler_of("a:1")
+    with pytest.raises(p3sched.UnknownRequest, match="`7`"):
+        scheduler.first_token(7)
+    with pytest.raises(LookupError):
+        scheduler.complete(7, success=False)
+    with pytest.raises(OverflowError):
+        scheduler.complete(-1)
+
+
+def test_engines_that_do_not_answer() -> None:
+    scheduler = scheduler_of("a:1", "b:1")
+    scheduler.scrape_failed("a:1", "unreachable")
+    assert {scheduler.pick(Request("m", text=f"{number}")).endpoint for number in range(9)} == {"b:1"}
+    with pytest.raises(p3sched.InvalidMetrics, match="unknown variant `gone`"):
+        scheduler.scrape_failed("a:1", "gone")  # type: ignore[arg-type]
+
+
+def test_snapshots() -> None:
+    scheduler = scheduler_of("a:1", "b:1")
+    first = scheduler.pick_body(CHAT, BODY)
+    restarted = Scheduler()
+    restarted.restore(memoryview(scheduler.snapshot()))
+    restarted.set_endpoints(["a:1", "b:1"])
+    second = restarted.pick_body(CHAT, BODY)
+    assert second.endpoint == first.endpoint and second.matched_tokens > 100
+    with pytest.raises(p3sched.InvalidSnapshot):
+        restarted.restore(b"nothing")
+
+
+def test_repr() -> None:
+    assert repr(scheduler_of("a:1")) == "<Scheduler endpoints=1 requests_in_flight=0>"
