@@ -100,12 +100,13 @@ impl Explanation {
     pub(crate) fn new(
         profile: &Profile,
         view: &RequestView,
+        candidates: &[Candidate],
         workspace: &Workspace,
         tie_rule: TieRule,
         name: impl Fn(&Candidate) -> Arc<str>,
     ) -> Self {
         let seen = workspace.dropped.iter().filter(|(_, filter)| profile.gate_saw(filter));
-        let gated = workspace.candidates.iter().chain(seen.map(|(candidate, _)| candidate));
+        let gated = candidates.iter().chain(seen.map(|(candidate, _)| candidate));
         let (shortest, _) = load_gate::wait_range(gated);
         let describe = |candidate: &Candidate| EndpointExplanation {
             endpoint: name(candidate),
@@ -121,16 +122,17 @@ impl Explanation {
         };
         let chosen = workspace.ranking.first().copied();
         let total_at = |at: usize| workspace.totals.get(at).copied().unwrap_or(0.0);
-        let mut order: Vec<usize> = (0..workspace.candidates.len()).collect();
+        let mut order: Vec<usize> = (0..candidates.len()).collect();
         order.sort_by(|&a, &b| {
             (Some(b) == chosen).cmp(&(Some(a) == chosen)).then(total_at(b).total_cmp(&total_at(a)))
         });
         let eligible = order.iter().filter_map(|&at| {
-            let scores = profile.scores_of(view, workspace, at).map(ScoreExplanation::new).collect();
+            let candidate = candidates.get(at)?;
+            let scores = profile.scores_of(view, candidate, workspace, at).map(ScoreExplanation::new);
             Some(EndpointExplanation {
                 total: Some(total_at(at)),
-                scores,
-                ..describe(workspace.candidates.get(at)?)
+                scores: scores.collect(),
+                ..describe(candidate)
             })
         });
         let dropped = workspace.dropped.iter().map(|(candidate, filter)| EndpointExplanation {

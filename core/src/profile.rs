@@ -33,6 +33,9 @@ pub struct RequestView {
     /// Whether every candidate is in the subset, reachable and not for prefill only; false if that is not known. It spares
     /// the filters that drop the others a look at each.
     pub all_admissible: bool,
+    /// Whether no candidate's predicted wait is further behind the shortest than the load gate allows; false if that is not
+    /// known. It spares the gate a look at each.
+    pub waits_are_close: bool,
     /// Larger is more urgent.
     pub priority: i32,
     /// How many requests were picked for before this one.
@@ -103,17 +106,19 @@ pub(crate) struct Profile {
     picker: Box<dyn Picker>,
     /// How many endpoints a decision names: the chosen one and its fallbacks.
     ranked: usize,
+    /// Whether any plugin is not of this crate.
+    pub(crate) has_custom_plugins: bool,
     pub(crate) load_gate: Option<LoadGateFilter>,
 }
 
 /// What one run of a profile reads and writes; kept between runs so that none allocates.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
-    /// On entry every endpoint, afterwards those that passed the filters.
-    pub(crate) candidates: Vec<Candidate>,
+    /// Those that passed the filters, if any was dropped.
+    passed: Vec<Candidate>,
     /// What the filters dropped, and which one.
     pub(crate) dropped: Vec<(Candidate, &'static str)>,
-    /// Positions in `candidates`: the chosen one, then the fallbacks.
+    /// Positions in what passed the filters: the chosen one, then the fallbacks.
     pub(crate) ranking: Vec<usize>,
     /// Sum of each candidate.
     pub(crate) totals: Vec<f32>,
@@ -122,9 +127,24 @@ pub(crate) struct Workspace {
     keep: Vec<bool>,
 }
 
+impl Workspace {
+    /// Those of all candidates that passed the filters.
+    pub(crate) fn candidates<'a>(&'a self, all: &'a [Candidate]) -> &'a [Candidate] {
+        if self.dropped.is_empty() { all } else { &self.passed }
+    }
+
+    /// The chosen one of all candidates, then the fallbacks.
+    pub(crate) fn ranked<'a>(&'a self, all: &'a [Candidate]) -> impl Iterator<Item = &'a Candidate> {
+        let candidates = self.candidates(all);
+        self.ranking.iter().filter_map(|&at| candidates.get(at))
+    }
+}
+
 impl Profile {
     /// The plugins that a configuration names, and those that were written elsewhere.
     pub(crate) fn new(config: &SchedulerConfig, custom: CustomPlugins) -> Result<Self, Error> {
+        let has_custom_plugins =
+            !(custom.filters.is_empty() && custom.scorers.is_empty() && custom.picker.is_none());
         let gate_seconds = config.load_gate_seconds.unwrap_or(f64::INFINITY);
         // A gate that is switched off is left out, so that it costs nothing.
         let is_on = |filter_type: &str| filter_type != load_gate::TYPE || gate_seconds.is_finite();
@@ -153,29 +173,36 @@ impl Profile {
             weights,
             picker,
             ranked: config.fallbacks.saturating_add(1),
+            has_custom_plugins,
             load_gate: has_gate.then_some(LoadGateFilter { gate_seconds: gate_seconds as f32 }),
         })
     }
 
-    /// Filters, scores and ranks `workspace.candidates`.
-    pub(crate) fn run(&self, request: &RequestView, workspace: &mut Workspace) -> Result<TieRule, Error> {
-        self.filter(request, workspace)?;
-        self.score(request, workspace);
-        workspace.ranking.clear();
-        let Workspace { candidates, totals, ranking, .. } = workspace;
+    /// Filters, scores and ranks candidates.
+    pub(crate) fn run(
+        &self,
+        request: &RequestView,
+        all: &[Candidate],
+        workspace: &mut Workspace,
+    ) -> Result<TieRule, Error> {
+        self.filter(request, all, workspace)?;
+        let Workspace { passed, dropped, ranking, totals, scores, .. } = workspace;
+        let candidates = if dropped.is_empty() { all } else { passed.as_slice() };
+        self.score(request, candidates, totals, scores);
+        ranking.clear();
         Ok(self.picker.pick(request, candidates, totals, self.ranked, ranking))
     }
 
-    /// Every scorer's name, weight, raw value and score for the candidate at this position.
+    /// Every scorer's name, weight, raw value and score for the candidate, which is the one at this position.
     pub(crate) fn scores_of<'a>(
         &'a self,
         request: &'a RequestView,
+        candidate: &'a Candidate,
         workspace: &'a Workspace,
         position: usize,
     ) -> impl Iterator<Item = (&'static str, f32, f32, f32)> + 'a {
-        let rows = workspace.scores.chunks_exact(workspace.candidates.len().max(1));
+        let rows = workspace.scores.chunks_exact(workspace.totals.len().max(1));
         self.scorers.iter().zip(&self.weights).zip(rows).filter_map(move |((scorer, &weight), row)| {
-            let candidate = workspace.candidates.get(position)?;
             Some((scorer.name(), weight, scorer.raw(request, candidate), *row.get(position)?))
         })
     }
@@ -186,37 +213,55 @@ impl Profile {
         position(load_gate::TYPE) <= position(dropped_by)
     }
 
-    fn filter(&self, request: &RequestView, workspace: &mut Workspace) -> Result<(), Error> {
-        let Workspace { candidates, dropped, keep, .. } = workspace;
+    /// Copies candidates only once one is dropped.
+    fn filter(
+        &self,
+        request: &RequestView,
+        all: &[Candidate],
+        workspace: &mut Workspace,
+    ) -> Result<(), Error> {
+        let Workspace { passed, dropped, keep, .. } = workspace;
         dropped.clear();
+        keep.clear();
+        keep.resize(all.len(), true);
         for filter in &self.filters {
-            keep.clear();
-            keep.resize(candidates.len(), true);
+            let candidates = if dropped.is_empty() { all } else { passed.as_slice() };
             filter.filter(request, candidates, keep);
-            let kept = keep.iter().map(|&keep| usize::from(keep)).sum::<usize>();
-            if kept == candidates.len() {
+            // Without a branch per candidate.
+            if keep.iter().fold(true, |all, &keep| all & keep) {
                 continue;
             }
-            if kept == 0 {
+            if !keep.contains(&true) {
                 return Err(Error::NoEligibleEndpoint {
                     filter: filter.name(),
                     considered: candidates.len(),
                 });
             }
+            if dropped.is_empty() {
+                passed.clear();
+                passed.extend_from_slice(all);
+            }
             let mut verdicts = keep.iter();
-            candidates.retain(|candidate| {
+            passed.retain(|candidate| {
                 let stays = verdicts.next().copied().unwrap_or(true);
                 if !stays {
                     dropped.push((*candidate, filter.name()));
                 }
                 stays
             });
+            keep.clear();
+            keep.resize(passed.len(), true);
         }
         Ok(())
     }
 
-    fn score(&self, request: &RequestView, workspace: &mut Workspace) {
-        let Workspace { candidates, totals, scores, .. } = workspace;
+    fn score(
+        &self,
+        request: &RequestView,
+        candidates: &[Candidate],
+        totals: &mut Vec<f32>,
+        scores: &mut Vec<f32>,
+    ) {
         totals.clear();
         totals.resize(candidates.len(), 0.0);
         scores.clear();
@@ -291,8 +336,9 @@ mod tests {
         profile.scorers = scorers;
         profile.weights = weights;
         let candidates = (0..endpoints).map(|endpoint| Candidate { endpoint, ..Candidate::default() });
-        let mut workspace = Workspace { candidates: candidates.collect(), ..Workspace::default() };
-        let rule = profile.run(&RequestView::default(), &mut workspace).unwrap();
+        let mut workspace = Workspace::default();
+        let rule =
+            profile.run(&RequestView::default(), &candidates.collect::<Vec<_>>(), &mut workspace).unwrap();
         (workspace, rule)
     }
 
@@ -340,9 +386,10 @@ mod tests {
         for case in corpus.cases {
             let config = SchedulerConfig::preset(&case.preset).unwrap();
             let profile = Profile::new(&config, CustomPlugins::default()).unwrap();
-            let mut workspace = Workspace { candidates: corpus.candidates.clone(), ..Workspace::default() };
-            profile.run(&corpus.request, &mut workspace).unwrap();
-            let eligible: Vec<_> = workspace.candidates.iter().map(|candidate| candidate.endpoint).collect();
+            let mut workspace = Workspace::default();
+            profile.run(&corpus.request, &corpus.candidates, &mut workspace).unwrap();
+            let eligible = workspace.candidates(&corpus.candidates).iter();
+            let eligible: Vec<_> = eligible.map(|candidate| candidate.endpoint).collect();
             assert_eq!(eligible, case.eligible, "{}", case.preset);
             let near = |(total, expected): (&f32, &f32)| (total - expected).abs() < 2e-6;
             assert!(

@@ -17,8 +17,9 @@ use crate::block_hash::BlockHasher;
 use crate::decision::{Decision, Explanation, known_value};
 use crate::endpoint::exposition::PageReader;
 use crate::endpoint::ledger::{Booking, Expired, Ledger};
-use crate::endpoint::pool::{EndpointPool, EndpointState, LoadModel, NANOSECONDS, nanoseconds};
+use crate::endpoint::pool::EndpointPool;
 use crate::endpoint::session::Sessions;
+use crate::endpoint::state::{EndpointState, LoadModel, NANOSECONDS, nanoseconds};
 use crate::endpoint::{Candidate, Endpoint};
 use crate::filter::load_gate;
 use crate::kv_event::precise::PreciseIndex;
@@ -201,9 +202,10 @@ impl Scheduler {
     ///
     /// Linear in the prompt's bytes for hashing (outside of the lock), then linear in the endpoints.
     pub fn pick(&self, request: &Request, now: u64) -> Result<Decision, Error> {
-        let hashes = self.block_hashes(request);
+        // Declared before the lock is taken, so that what is left of them is freed after it is given back.
+        let mut hashes = self.block_hashes(request);
         let mut state = self.state.lock();
-        let decision = self.pick_locked(&mut state, request, hashes, now);
+        let decision = self.pick_locked(&mut state, request, &mut hashes, now);
         state.counters.refused_picks += u64::from(decision.is_err());
         decision
     }
@@ -218,7 +220,8 @@ impl Scheduler {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let view = self.gather_candidates(state, request, &hashes, now)?;
-        let tie_rule = self.profile.run(&view, &mut state.workspace)?;
+        state.pool.date_rows(now);
+        let tie_rule = self.profile.run(&view, state.pool.rows(), &mut state.workspace)?;
         let explanation = self.explanation(state, &view, tie_rule);
         let mut decision = self.decide(state, request, &view, tie_rule)?;
         decision.explanation = Some(Box::new(explanation));
@@ -324,12 +327,12 @@ impl Scheduler {
         &self,
         state: &mut State,
         request: &Request,
-        hashes: Vec<u64>,
+        hashes: &mut Vec<u64>,
         now: u64,
     ) -> Result<Decision, Error> {
         self.expire_bookings(state, now);
         state.expire_speculations(now);
-        let view = self.gather_candidates(state, request, &hashes, now)?;
+        let view = self.gather_candidates(state, request, hashes, now)?;
         let tie_rule = self.run_profile(state, &view)?;
         let mut decision = self.decide(state, request, &view, tie_rule)?;
         decision.id = self.book(state, request, &view, hashes, now)?;
@@ -347,30 +350,26 @@ impl Scheduler {
         if state.pool.len() == 0 {
             return Err(Error::NoEndpoints);
         }
-        let State { pool, index, precise, matched_blocks, workspace, sessions, .. } = state;
+        let State { pool, index, precise, matched_blocks, sessions, .. } = state;
         index.find(hashes, matched_blocks);
         if matches!(request.prompt, Prompt::Tokens(_)) {
             precise.raise(hashes, matched_blocks);
         }
         let prompt_tokens = self.hasher.prompt_tokens(request);
         let block_tokens = self.config.block_size_tokens;
-        let matched_tokens = |slot: u32| {
+        let summary = pool.update_rows(&self.load_model, state.mean_uncached_tokens, now);
+        pool.match_rows(|slot| {
             let blocks = matched_blocks.get(slot as usize).copied().unwrap_or(0);
-            blocks.saturating_mul(block_tokens).min(prompt_tokens)
-        };
-        let rows = &mut workspace.candidates;
-        let all_admissible =
-            pool.candidates(&self.load_model, state.mean_uncached_tokens, now, matched_tokens, rows);
-        if let Some(subset) = &request.subset {
-            for row in rows.iter_mut() {
-                let name = pool.get(row.endpoint).map_or("", |known| &*known.endpoint.name);
-                row.in_subset = subset.iter().any(|allowed| names_endpoint(allowed, name));
-            }
-        }
-        match &request.adapter {
-            Some(adapter) => pool.rate_adapter(adapter, false, rows),
-            None if state.adapters_reported => pool.rate_adapter(&request.model, true, rows),
-            None => {}
+            (u64::from(blocks) * u64::from(block_tokens)).min(u64::from(prompt_tokens)) as u32
+        });
+        pool.restrict_rows(request.subset.as_deref());
+        let guessed = state.adapters_reported.then_some(&request.model);
+        pool.rate_adapter(
+            request.adapter.as_ref().or(guessed).map(|name| &**name),
+            request.adapter.is_none(),
+        );
+        if request.explain || self.profile.has_custom_plugins {
+            pool.date_rows(now);
         }
         let affinity_key = affinity_key(request, hashes);
         let session = sessions.as_ref().filter(|_| request.session.is_some());
@@ -381,9 +380,15 @@ impl Scheduler {
             affinity_key,
             has_session: request.session.is_some(),
             session_endpoint: session_endpoint
-                .and_then(|(slot, generation)| pool.occupant(slot, generation).map(|_| slot)),
-            is_warm: matched_blocks.iter().any(|&blocks| blocks > 0),
-            all_admissible: all_admissible && request.subset.is_none(),
+                .filter(|&(slot, generation)| {
+                    pool.get(slot).is_some_and(|known| known.generation == generation)
+                })
+                .map(|(slot, _)| slot),
+            // Without a branch per endpoint.
+            is_warm: matched_blocks.iter().fold(0, |all, blocks| all | blocks) > 0,
+            all_admissible: summary.all_admissible && request.subset.is_none(),
+            waits_are_close: (self.profile.load_gate.as_ref())
+                .is_some_and(|gate| summary.wait_range_seconds <= gate.gate_seconds),
             priority: request.priority,
             number: state.counters.picks,
             random: split_mix(self.config.seed, state.counters.picks),
@@ -391,7 +396,7 @@ impl Scheduler {
     }
 
     fn run_profile(&self, state: &mut State, view: &RequestView) -> Result<TieRule, Error> {
-        let tie_rule = self.profile.run(view, &mut state.workspace)?;
+        let tie_rule = self.profile.run(view, state.pool.rows(), &mut state.workspace)?;
         let gated = state.workspace.dropped.iter().filter(|(_, filter)| *filter == load_gate::TYPE).count();
         state.counters.load_gate_drops += gated as u64;
         state.counters.tied_picks += u64::from(tie_rule != TieRule::Unique);
@@ -406,8 +411,7 @@ impl Scheduler {
         view: &RequestView,
         tie_rule: TieRule,
     ) -> Result<Decision, Error> {
-        let Workspace { candidates, ranking, .. } = &state.workspace;
-        let mut ranked = ranking.iter().filter_map(|&at| candidates.get(at));
+        let mut ranked = state.workspace.ranked(state.pool.rows());
         let chosen = ranked.next().ok_or(Error::NoEndpoints)?;
         Ok(Decision {
             id: 0,
@@ -425,11 +429,10 @@ impl Scheduler {
         state: &mut State,
         request: &Request,
         view: &RequestView,
-        hashes: Vec<u64>,
+        hashes: &mut Vec<u64>,
         now: u64,
     ) -> Result<u64, Error> {
-        let chosen = state.workspace.ranking.first().and_then(|&at| state.workspace.candidates.get(at));
-        let chosen = *chosen.ok_or(Error::NoEndpoints)?;
+        let chosen = *state.workspace.ranked(state.pool.rows()).next().ok_or(Error::NoEndpoints)?;
         let endpoint = state.pool.get_mut(chosen.endpoint).ok_or(Error::NoEndpoints)?;
         let uncached = u64::from(view.prompt_tokens.saturating_sub(chosen.matched_tokens));
         endpoint.book(view.prompt_tokens, uncached);
@@ -447,10 +450,10 @@ impl Scheduler {
             state.pool.give_cold(chosen.endpoint);
         }
         state.record_session(&booking, chosen.endpoint, booking.endpoint_generation, now);
-        self.remember_prefix(state, request, chosen.endpoint, &hashes, now);
+        self.remember_prefix(state, request, chosen.endpoint, hashes, now);
         state.count_pick(view, &chosen, uncached);
         // Without fallbacks nobody else serves the request, so nothing is learned from its hashes later.
-        let kept = if self.config.fallbacks > 0 { hashes } else { Vec::new() };
+        let kept = if self.config.fallbacks > 0 { std::mem::take(hashes) } else { Vec::new() };
         Ok(state.ledger.book(booking, self.first_token_deadline(&booking, &chosen), kept))
     }
 
@@ -464,7 +467,10 @@ impl Scheduler {
     }
 
     fn explanation(&self, state: &State, view: &RequestView, tie_rule: TieRule) -> Explanation {
-        Explanation::new(&self.profile, view, &state.workspace, tie_rule, |candidate| state.name(candidate))
+        let candidates = state.workspace.candidates(state.pool.rows());
+        Explanation::new(&self.profile, view, candidates, &state.workspace, tie_rule, |candidate| {
+            state.name(candidate)
+        })
     }
 }
 
@@ -532,14 +538,6 @@ fn check_name(endpoint: &Endpoint) -> Result<(), Error> {
         return Err(Error::InvalidConfig("the name of an endpoint must be `host:port`: ``".to_owned()));
     }
     Ok(())
-}
-
-/// Whether an entry of a subset, with or without a port, means this endpoint.
-fn names_endpoint(allowed: &str, name: &str) -> bool {
-    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
-    allowed == name
-        || allowed == host
-        || host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) == Some(allowed)
 }
 
 /// What keeps related requests together: the session if there is one, else the head of the prompt.

@@ -13,7 +13,9 @@ mod metrics;
 pub(crate) mod pool;
 pub(crate) mod prediction;
 pub(crate) mod rate;
+mod rows;
 pub(crate) mod session;
+pub(crate) mod state;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

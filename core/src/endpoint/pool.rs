@@ -3,256 +3,11 @@
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::cold_order::ColdOrder;
-use super::ledger::Booking;
-use super::prediction::CachePrediction;
-use super::rate::PrefillRate;
-use super::{AdapterState, Candidate, Endpoint, EndpointMetrics, ScrapeFailure};
-
-pub(crate) const NANOSECONDS: f64 = 1e9;
-
-pub(crate) fn nanoseconds(seconds: f64) -> u64 {
-    (seconds * NANOSECONDS) as u64
-}
-
-/// How load is computed from what was scraped and what was booked; times in nanoseconds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LoadModel {
-    /// Up to this age a scrape counts fully.
-    pub(crate) fresh: u64,
-    /// From this age on a scrape counts nothing.
-    pub(crate) expire: u64,
-    /// Failed scrapes in a row after which an endpoint may be taken for dead …
-    pub(crate) dead_after_scrapes: u32,
-    /// … when the first of them is at least this old.
-    pub(crate) dead_after: u64,
-    /// Prefill rate of every endpoint in tokens per second, when configured.
-    pub(crate) prefill_tokens_per_second: Option<f64>,
-}
-
-impl LoadModel {
-    /// Weight in [0, 1] of a scrape of this age.
-    fn freshness(&self, age: u64) -> f32 {
-        if age <= self.fresh {
-            return 1.0;
-        }
-        if age >= self.expire {
-            return 0.0;
-        }
-        (self.expire - age) as f32 / (self.expire - self.fresh) as f32
-    }
-}
-
-/// What is known of one endpoint. What a pick does not read is boxed, so that it reads few cache lines per endpoint.
-#[derive(Debug)]
-pub(crate) struct EndpointState {
-    pub(crate) endpoint: Box<Endpoint>,
-    pub(crate) generation: u32,
-    pub(crate) metrics: Box<EndpointMetrics>,
-    pub(crate) scraped_at: Option<u64>,
-    /// Uncached tokens of own requests without a first token.
-    pub(crate) queued_tokens: u64,
-    /// Own requests without a first token.
-    pub(crate) queued_requests: u32,
-    pub(crate) requests_in_flight: u32,
-    pub(crate) tokens_in_flight: u64,
-    pub(crate) rate: PrefillRate,
-    pub(crate) prediction: Box<CachePrediction>,
-    /// What a pick sees, but for what depends on the request or the time.
-    row: Candidate,
-    scraped: ScrapedLoad,
-    queued_tokens_at_scrape: u64,
-    queued_requests_at_scrape: u32,
-    booked_since_scrape: u64,
-    failed_scrapes: u32,
-    first_failure_at: u64,
-    unreachable: bool,
-}
-
-impl EndpointState {
-    fn new(endpoint: Endpoint, generation: u32, slot: u32) -> Self {
-        Self {
-            row: Candidate {
-                endpoint: slot,
-                name_hash: xxh3_64(endpoint.name.as_bytes()),
-                prefill_only: is_prefill_only(&endpoint),
-                ..Candidate::default()
-            },
-            endpoint: Box::new(endpoint),
-            generation,
-            metrics: Box::default(),
-            scraped_at: None,
-            queued_tokens: 0,
-            queued_requests: 0,
-            requests_in_flight: 0,
-            tokens_in_flight: 0,
-            rate: PrefillRate::default(),
-            prediction: Box::default(),
-            scraped: ScrapedLoad::of(&EndpointMetrics::default()),
-            queued_tokens_at_scrape: 0,
-            queued_requests_at_scrape: 0,
-            booked_since_scrape: 0,
-            failed_scrapes: 0,
-            first_failure_at: 0,
-            unreachable: false,
-        }
-    }
-
-    /// Stores a good scrape; true if it shows that the engine restarted since the last one.
-    pub(crate) fn observe(&mut self, metrics: EndpointMetrics, now: u64) -> bool {
-        let restarted = went_back(self.metrics.request_success_total, metrics.request_success_total)
-            || went_back(self.metrics.prefix_cache_queries_total, metrics.prefix_cache_queries_total);
-        self.scraped = ScrapedLoad::of(&metrics);
-        *self.metrics = metrics;
-        self.scraped_at = Some(now);
-        self.queued_tokens_at_scrape = self.queued_tokens;
-        self.queued_requests_at_scrape = self.queued_requests;
-        self.booked_since_scrape = 0;
-        self.failed_scrapes = 0;
-        self.unreachable = false;
-        self.refresh_row();
-        if restarted {
-            self.prediction.forget_misses();
-        }
-        restarted
-    }
-
-    /// Takes note of a scrape that brought nothing.
-    pub(crate) fn scrape_failed(&mut self, failure: ScrapeFailure, now: u64) {
-        if self.failed_scrapes == 0 {
-            self.first_failure_at = now;
-        }
-        self.failed_scrapes = self.failed_scrapes.saturating_add(1);
-        self.unreachable |= failure == ScrapeFailure::Unreachable;
-    }
-
-    /// Whether the endpoint is believed to serve.
-    pub(crate) fn is_reachable(&self, model: &LoadModel, now: u64) -> bool {
-        if self.failed_scrapes == 0 {
-            return true;
-        }
-        let silent = self.failed_scrapes >= model.dead_after_scrapes
-            && now.saturating_sub(self.first_failure_at) >= model.dead_after;
-        !(self.unreachable || silent)
-    }
-
-    /// Prefill rate in tokens per second, configured or learned.
-    pub(crate) fn prefill_tokens_per_second(&self, model: &LoadModel) -> Option<f64> {
-        model.prefill_tokens_per_second.or_else(|| self.rate.tokens_per_second())
-    }
-
-    /// Tokens that fit into the engine's KV cache, when it says so.
-    pub(crate) fn capacity_tokens(&self) -> Option<u64> {
-        capacity_tokens(&self.metrics)
-    }
-
-    /// Adds a request.
-    pub(crate) fn book(&mut self, prompt_tokens: u32, uncached_tokens: u64) {
-        self.queued_tokens += uncached_tokens;
-        self.queued_requests += 1;
-        self.requests_in_flight += 1;
-        self.tokens_in_flight += u64::from(prompt_tokens);
-        self.booked_since_scrape += uncached_tokens;
-        self.refresh_row();
-    }
-
-    /// Ends the waiting part of a booking.
-    pub(crate) fn release_queued(&mut self, booking: &Booking) {
-        self.queued_tokens = self.queued_tokens.saturating_sub(booking.uncached_tokens());
-        self.queued_requests = self.queued_requests.saturating_sub(1);
-    }
-
-    /// Ends a booking.
-    pub(crate) fn release(&mut self, booking: &Booking) {
-        if booking.awaits_first_token {
-            self.release_queued(booking);
-        }
-        self.requests_in_flight = self.requests_in_flight.saturating_sub(1);
-        self.tokens_in_flight = self.tokens_in_flight.saturating_sub(u64::from(booking.prompt_tokens));
-        self.refresh_row();
-    }
-
-    /// Brings the row up to date, after any change but of the queue.
-    fn refresh_row(&mut self) {
-        let scraped = &self.scraped;
-        let booked = self.booked_since_scrape as f64 * scraped.share_per_token;
-        self.row.kv_cache_utilization = (scraped.kv_cache_utilization + booked) as f32;
-        self.row.running_requests = scraped.running_requests;
-        self.row.scraped_waiting_requests = scraped.waiting_requests;
-        self.row.scraped_kv_cache_utilization = scraped.kv_cache_utilization as f32;
-        self.row.requests_in_flight = self.requests_in_flight;
-        self.row.tokens_in_flight = self.tokens_in_flight;
-    }
-
-    /// W_e in tokens: own work that waits, or the scraped queue corrected by what own picks changed since.
-    fn waiting_tokens(&self, freshness: f32, mean_uncached_tokens: f32) -> f32 {
-        // Signed integers convert in one instruction.
-        let own = self.queued_tokens as i64 as f32;
-        let scraped = self.scraped.waiting_or_none * freshness * mean_uncached_tokens;
-        let corrected = scraped + own - self.queued_tokens_at_scrape as i64 as f32;
-        if corrected > own { corrected } else { own }
-    }
-
-    /// The same in requests, for endpoints whose prefill rate nobody knows.
-    fn waiting_requests(&self, freshness: f32) -> f32 {
-        let own = self.queued_requests as f32;
-        let corrected =
-            self.scraped.waiting_or_none * freshness + own - self.queued_requests_at_scrape as f32;
-        if corrected > own { corrected } else { own }
-    }
-
-    /// Whether an adapter of this name is loaded, as last scraped.
-    fn adapter_state(&self, name: &str) -> AdapterState {
-        let metrics = &self.metrics;
-        if metrics.running_adapters.iter().any(|running| running == name) {
-            return AdapterState::Running;
-        }
-        if metrics.waiting_adapters.iter().any(|waiting| waiting == name) {
-            return AdapterState::Waiting;
-        }
-        let Some(places) = metrics.max_adapters else { return AdapterState::Unknown };
-        let running = &metrics.running_adapters;
-        let waiting = metrics.waiting_adapters.iter().filter(|waiting| !running.contains(waiting)).count();
-        if running.len() + waiting < places as usize { AdapterState::Room } else { AdapterState::Full }
-    }
-}
-
-/// The numbers of a scrape that every pick reads; `NaN` where the page said nothing.
-#[derive(Debug, Clone, Copy)]
-struct ScrapedLoad {
-    waiting_requests: f32,
-    running_requests: f32,
-    kv_cache_utilization: f64,
-    /// Waiting requests, 0 where the page said nothing.
-    waiting_or_none: f32,
-    /// Share of the KV cache that one token fills; 0 where the capacity is not known.
-    share_per_token: f64,
-}
-
-impl ScrapedLoad {
-    fn of(metrics: &EndpointMetrics) -> Self {
-        let capacity = capacity_tokens(metrics).filter(|&capacity| capacity > 0);
-        Self {
-            waiting_requests: or_unknown(metrics.waiting_requests),
-            running_requests: or_unknown(metrics.running_requests),
-            kv_cache_utilization: metrics.kv_cache_utilization.unwrap_or(f64::NAN),
-            waiting_or_none: metrics.waiting_requests.unwrap_or(0.0) as f32,
-            share_per_token: capacity.map_or(0.0, |capacity| 1.0 / capacity as f64),
-        }
-    }
-}
-
-fn capacity_tokens(metrics: &EndpointMetrics) -> Option<u64> {
-    Some(metrics.block_count?.saturating_mul(u64::from(metrics.block_size_tokens?)))
-}
-
-/// Whether an endpoint's labels say that it only does prefill for others.
-fn is_prefill_only(endpoint: &Endpoint) -> bool {
-    let label = |name| endpoint.labels.get(name).map(String::as_str);
-    label("llm-d.ai/role").or_else(|| label("role")) == Some("prefill")
-}
+use super::rows::{RowSummary, Rows};
+use super::state::{EndpointState, LoadModel, NANOSECONDS};
+use super::{AdapterState, Candidate, Endpoint};
 
 /// All endpoints. A slot is a small number that belongs to one endpoint until that is removed.
 #[derive(Debug, Default)]
@@ -261,6 +16,16 @@ pub(crate) struct EndpointPool {
     by_name: AHashMap<Arc<str>, u32>,
     generations: u32,
     cold_order: ColdOrder,
+    cold_order_changed: bool,
+    rows: Rows,
+    /// Slots whose rows say something old, each once.
+    outdated: Vec<u32>,
+    /// Whether endpoints came or went since the rows were written.
+    rows_are_others: bool,
+    /// Whether the last pick wrote into the rows which endpoints its request's subset allows …
+    has_subset: bool,
+    /// … and which have its adapter.
+    has_adapter: bool,
 }
 
 impl EndpointPool {
@@ -281,8 +46,13 @@ impl EndpointPool {
         self.slots.get(slot as usize)?.as_ref()
     }
 
+    /// An endpoint that is going to change.
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut EndpointState> {
-        self.slots.get_mut(slot as usize)?.as_mut()
+        let state = self.slots.get_mut(slot as usize)?.as_mut()?;
+        if std::mem::replace(&mut state.row_is_current, false) {
+            self.outdated.push(slot);
+        }
+        Some(state)
     }
 
     /// The occupant of a slot, if it is still the one of that generation.
@@ -299,8 +69,7 @@ impl EndpointPool {
     pub(crate) fn add(&mut self, endpoint: Endpoint) -> u32 {
         if let Some(slot) = self.slot(&endpoint.name) {
             if let Some(state) = self.get_mut(slot) {
-                state.row.prefill_only = is_prefill_only(&endpoint);
-                *state.endpoint = endpoint;
+                state.relabel(endpoint);
             }
             return slot;
         }
@@ -315,6 +84,7 @@ impl EndpointPool {
         }
         self.by_name.insert(name, slot);
         self.cold_order.add(slot);
+        self.rows_are_others = true;
         slot
     }
 
@@ -323,112 +93,115 @@ impl EndpointPool {
         let slot = self.by_name.remove(name)?;
         *self.slots.get_mut(slot as usize)? = None;
         self.cold_order.remove(slot);
+        self.rows_are_others = true;
         Some(slot)
     }
 
     /// Takes note that an endpoint was given a cold request.
     pub(crate) fn give_cold(&mut self, slot: u32) {
         self.cold_order.give(slot);
+        self.cold_order_changed = true;
     }
 
-    /// Writes a row per endpoint; `matched_tokens(slot)` says how much of the prompt each one holds. True if all of them
-    /// are reachable and none only does prefill.
-    pub(crate) fn candidates(
-        &self,
+    /// Brings the rows up to date, but for what depends on a request and for what [`date_rows`](Self::date_rows) notes.
+    pub(crate) fn update_rows(
+        &mut self,
         model: &LoadModel,
         mean_uncached_tokens: f64,
         now: u64,
-        matched_tokens: impl Fn(u32) -> u32,
-        out: &mut Vec<Candidate>,
-    ) -> bool {
-        let fleet_rate = self.fleet_rate(model);
-        let mean_uncached_tokens = mean_uncached_tokens as f32;
-        let (mut stale, mut all_admissible) = (false, true);
-        out.clear();
-        out.reserve(self.len());
-        for (slot, state) in self.iter() {
-            let mut row = state.row;
-            row.matched_tokens = matched_tokens(slot);
-            row.cold_rank = self.cold_order.rank(slot);
-            row.reachable = state.is_reachable(model, now);
-            all_admissible &= row.reachable && !row.prefill_only;
+    ) -> RowSummary {
+        if std::mem::take(&mut self.rows_are_others) {
+            self.make_rows();
+        }
+        while let Some(slot) = self.outdated.pop() {
+            if let Some(state) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) {
+                state.row_is_current = true;
+                self.rows.write(state.row, state, model, now);
+            }
+        }
+        if !self.rows.hold_at(now) {
+            self.rows.write_all(self.slots.iter().flatten(), model, now);
+        }
+        if std::mem::take(&mut self.cold_order_changed) {
+            self.rows.write_cold_ranks(&self.cold_order);
+        }
+        self.rows.write_waits(mean_uncached_tokens as f32)
+    }
 
+    /// One row per endpoint, as they were last brought up to date.
+    pub(crate) fn rows(&self) -> &[Candidate] {
+        self.rows.all()
+    }
+
+    /// Notes in each row how much of a prompt its endpoint holds.
+    pub(crate) fn match_rows(&mut self, matched_tokens: impl Fn(u32) -> u32) {
+        self.rows.all_mut().iter_mut().for_each(|row| row.matched_tokens = matched_tokens(row.endpoint));
+    }
+
+    /// Notes in each row how old its scrape is, which no score of this crate depends on.
+    pub(crate) fn date_rows(&mut self, now: u64) {
+        for (row, state) in self.rows.all_mut().iter_mut().zip(self.slots.iter().flatten()) {
             let age = state.scraped_at.map(|at| now.saturating_sub(at));
-            let freshness = age.map_or(0.0, |age| model.freshness(age));
-            stale |= freshness < 1.0;
             row.metrics_age_seconds = age.map_or(f32::NAN, |age| age as i64 as f32 / NANOSECONDS as f32);
-            if freshness == 0.0 {
-                row.running_requests = f32::NAN;
-                row.kv_cache_utilization = f32::NAN;
-            }
+        }
+    }
 
-            row.waiting_tokens = state.waiting_tokens(freshness, mean_uncached_tokens);
-            row.waiting_requests = state.waiting_requests(freshness);
-            row.queue = row.waiting_requests;
-            if let Some(rate) = state.prefill_tokens_per_second(model).or(fleet_rate) {
-                row.prefill_tokens_per_second = rate as f32;
-                row.wait_seconds = row.waiting_tokens / row.prefill_tokens_per_second;
-                row.queue = row.wait_seconds;
-            }
-            out.push(row);
+    /// Notes in each row whether a request's subset allows its endpoint; without a subset all are allowed.
+    pub(crate) fn restrict_rows(&mut self, subset: Option<&[String]>) {
+        if subset.is_none() && !self.has_subset {
+            return;
         }
-        if stale {
-            self.blend_stale_utilization(model, now, out);
+        for (row, state) in self.rows.all_mut().iter_mut().zip(self.slots.iter().flatten()) {
+            let is_allowed = |allowed: &String| names_endpoint(allowed, &state.endpoint.name);
+            row.in_subset = subset.is_none_or(|subset| subset.iter().any(is_allowed));
         }
-        all_admissible
+        self.has_subset = subset.is_some();
     }
 
     /// Notes in each row whether its endpoint has an adapter of this name. A name that is only `guessed` to be an adapter
     /// (a model's) is none unless an endpoint knows it as one.
-    pub(crate) fn rate_adapter(&self, name: &str, guessed: bool, rows: &mut [Candidate]) {
+    pub(crate) fn rate_adapter(&mut self, name: Option<&str>, guessed: bool) {
+        if name.is_none() && !self.has_adapter {
+            return;
+        }
         let mut is_known = false;
-        for row in rows.iter_mut() {
-            row.adapter =
-                self.get(row.endpoint).map_or(AdapterState::Unknown, |state| state.adapter_state(name));
+        for (row, state) in self.rows.all_mut().iter_mut().zip(self.slots.iter().flatten()) {
+            row.adapter = name.map_or(AdapterState::NotNeeded, |name| state.adapter_state(name));
             is_known |= matches!(row.adapter, AdapterState::Running | AdapterState::Waiting);
         }
         if guessed && !is_known {
-            rows.iter_mut().for_each(|row| row.adapter = AdapterState::NotNeeded);
+            self.rows.all_mut().iter_mut().for_each(|row| row.adapter = AdapterState::NotNeeded);
         }
+        self.has_adapter = name.is_some();
     }
 
-    /// Mean of the known prefill rates: the best guess for an endpoint that has shown none yet.
-    fn fleet_rate(&self, model: &LoadModel) -> Option<f64> {
-        if model.prefill_tokens_per_second.is_some() {
-            return model.prefill_tokens_per_second;
+    /// Makes room for the rows of the endpoints that there are now.
+    fn make_rows(&mut self) {
+        self.rows.resize(self.by_name.len());
+        self.outdated.clear();
+        for (row, state) in self.slots.iter_mut().flatten().enumerate() {
+            state.row = row;
+            state.row_is_current = true;
         }
-        let rates = self.iter().filter_map(|(_, state)| state.rate.tokens_per_second());
-        let (count, sum) = rates.fold((0u32, 0.0), |(count, sum), rate| (count + 1, sum + rate));
-        (count > 0).then(|| sum / f64::from(count))
-    }
-
-    /// Moves the KV use of endpoints with an ageing scrape towards the mean of those that are known.
-    fn blend_stale_utilization(&self, model: &LoadModel, now: u64, rows: &mut [Candidate]) {
-        let known = rows.iter().map(|row| row.kv_cache_utilization).filter(|use_| use_.is_finite());
-        let (count, sum) = known.fold((0u32, 0.0f32), |(count, sum), use_| (count + 1, sum + use_));
-        if count == 0 {
-            return;
-        }
-        let mean = sum / count as f32;
-        for row in rows.iter_mut().filter(|row| row.kv_cache_utilization.is_finite()) {
-            let scraped_at = self.get(row.endpoint).and_then(|state| state.scraped_at).unwrap_or(now);
-            let freshness = model.freshness(now.saturating_sub(scraped_at));
-            row.kv_cache_utilization = freshness * row.kv_cache_utilization + (1.0 - freshness) * mean;
-        }
+        self.cold_order_changed = true;
     }
 }
 
-fn or_unknown(value: Option<f64>) -> f32 {
-    value.map_or(f32::NAN, |value| value as f32)
-}
-
-fn went_back(before: Option<f64>, after: Option<f64>) -> bool {
-    matches!((before, after), (Some(before), Some(after)) if after < before)
+/// Whether an entry of a subset, with or without a port, means this endpoint.
+fn names_endpoint(allowed: &str, name: &str) -> bool {
+    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+    allowed == name
+        || allowed == host
+        || host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) == Some(allowed)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::endpoint::ledger::Booking;
+    use crate::endpoint::{EndpointMetrics, ScrapeFailure};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -442,10 +215,9 @@ mod tests {
         }
     }
 
-    fn rows(pool: &EndpointPool, mean_uncached: f64, now: u64) -> Vec<Candidate> {
-        let mut out = Vec::new();
-        pool.candidates(&model(), mean_uncached, now, |_| 0, &mut out);
-        out
+    fn rows(pool: &mut EndpointPool, mean_uncached: f64, now: u64) -> Vec<Candidate> {
+        pool.update_rows(&model(), mean_uncached, now);
+        pool.rows().to_vec()
     }
 
     fn waiting(requests: f64, utilization: f64) -> EndpointMetrics {
@@ -456,13 +228,111 @@ mod tests {
         }
     }
 
+    #[derive(Debug, Clone)]
+    enum Step {
+        Add,
+        Remove,
+        Observe { waiting: u32, utilization: f64 },
+        Fail(ScrapeFailure),
+        Book { tokens: u32 },
+        Release { tokens: u32, awaits_first_token: bool },
+        LearnRate { tokens: u64 },
+        GiveCold,
+        Pass { to: u64, mean_uncached: u32 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Add),
+            Just(Step::Remove),
+            (0u32..5, 0.0..1.2).prop_map(|(waiting, utilization)| Step::Observe { waiting, utilization }),
+            prop_oneof![Just(ScrapeFailure::Failed), Just(ScrapeFailure::Unreachable)].prop_map(Step::Fail),
+            (0u32..5_000).prop_map(|tokens| Step::Book { tokens }),
+            (0u32..5_000, any::<bool>())
+                .prop_map(|(tokens, awaits_first_token)| Step::Release { tokens, awaits_first_token }),
+            (100u64..5_000).prop_map(|tokens| Step::LearnRate { tokens }),
+            Just(Step::GiveCold),
+            (0u64..32, 0u32..1_000).prop_map(|(quarters, mean_uncached)| Step::Pass {
+                to: quarters * SECOND / 4,
+                mean_uncached
+            }),
+        ]
+    }
+
+    fn apply(pool: &mut EndpointPool, step: &Step, name: &str, now: u64) {
+        if matches!(step, Step::Add) {
+            pool.add(Endpoint::new(name));
+        }
+        let Some(slot) = pool.slot(name) else { return };
+        match *step {
+            Step::Remove => {
+                pool.remove(name);
+            }
+            Step::GiveCold => pool.give_cold(slot),
+            _ => {}
+        }
+        let Some(state) = pool.get_mut(slot) else { return };
+        match *step {
+            Step::Observe { waiting: requests, utilization } => {
+                let mut metrics = waiting(f64::from(requests), utilization);
+                (metrics.block_count, metrics.block_size_tokens) = (Some(100), Some(16));
+                state.observe(metrics, now);
+            }
+            Step::Fail(failure) => state.scrape_failed(failure, now),
+            Step::Book { tokens } => state.book(tokens, u64::from(tokens)),
+            Step::Release { tokens, awaits_first_token } => state.release(&Booking {
+                endpoint: slot,
+                endpoint_generation: state.generation,
+                prompt_tokens: tokens,
+                matched_tokens: 0,
+                queued_tokens: 0,
+                session: None,
+                picked_at: 0,
+                awaits_first_token,
+            }),
+            Step::LearnRate { tokens } => state.rate.record(tokens, 0.5),
+            _ => {}
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_that_were_kept_equal_rows_written_anew(
+            steps in prop::collection::vec((step(), 0usize..4), 0..80),
+            has_rate in any::<bool>(),
+        ) {
+            let model = LoadModel { prefill_tokens_per_second: has_rate.then_some(1_000.0), ..model() };
+            let (mut kept, mut anew) = (EndpointPool::default(), EndpointPool::default());
+            let (mut now, mut mean) = (0, 0.0);
+            for (step, endpoint) in steps {
+                let name = ["a", "b", "c", "d"][endpoint];
+                apply(&mut kept, &step, name, now);
+                apply(&mut anew, &step, name, now);
+                if let Step::Pass { to, mean_uncached } = step {
+                    (now, mean) = (to, f64::from(mean_uncached));
+                }
+                anew.rows_are_others = true;
+                let kept_summary = kept.update_rows(&model, mean, now);
+                let summary = anew.update_rows(&model, mean, now);
+                // As text, in which `NaN` equals itself.
+                prop_assert_eq!(format!("{:?}", kept.rows()), format!("{:?}", anew.rows()));
+                prop_assert_eq!(kept_summary, summary);
+                let waits = anew.rows().iter().map(|row| row.wait_seconds).filter(|wait| !wait.is_nan());
+                let (shortest, longest) = waits.fold((f32::INFINITY, f32::NEG_INFINITY), |(min, max), wait| (min.min(wait), max.max(wait)));
+                prop_assert_eq!(summary.wait_range_seconds, longest - shortest);
+                let is_admissible = |row: &Candidate| row.reachable && !row.prefill_only;
+                prop_assert_eq!(summary.all_admissible, anew.rows().iter().all(is_admissible));
+            }
+        }
+    }
+
     #[test]
     fn own_work_counts_before_the_scrape_shows_it() {
         let mut pool = EndpointPool::default();
         let slot = pool.add(Endpoint::new("a"));
         pool.get_mut(slot).unwrap().observe(waiting(0.0, 0.0), 0);
         pool.get_mut(slot).unwrap().book(3_000, 2_500);
-        assert_eq!(rows(&pool, 500.0, 0)[0].wait_seconds, 2.5);
+        assert_eq!(rows(&mut pool, 500.0, 0)[0].wait_seconds, 2.5);
     }
 
     #[test]
@@ -472,9 +342,9 @@ mod tests {
         let state = pool.get_mut(slot).unwrap();
         state.book(1_000, 1_000);
         state.observe(waiting(4.0, 0.0), 0);
-        assert_eq!(rows(&pool, 500.0, 0)[0].wait_seconds, 2.0, "4 waiting of 500 tokens each");
+        assert_eq!(rows(&mut pool, 500.0, 0)[0].wait_seconds, 2.0, "4 waiting of 500 tokens each");
         pool.get_mut(slot).unwrap().book(1_000, 600);
-        assert!((rows(&pool, 500.0, 0)[0].wait_seconds - 2.6).abs() < 1e-6);
+        assert!((rows(&mut pool, 500.0, 0)[0].wait_seconds - 2.6).abs() < 1e-6);
     }
 
     #[test]
@@ -482,10 +352,10 @@ mod tests {
         let mut pool = EndpointPool::default();
         let slot = pool.add(Endpoint::new("a"));
         pool.get_mut(slot).unwrap().observe(waiting(4.0, 0.5), 0);
-        assert_eq!(rows(&pool, 500.0, SECOND)[0].wait_seconds, 2.0);
-        assert_eq!(rows(&pool, 500.0, 3 * SECOND)[0].wait_seconds, 1.0);
-        assert_eq!(rows(&pool, 500.0, 5 * SECOND)[0].wait_seconds, 0.0);
-        assert!(rows(&pool, 500.0, 5 * SECOND)[0].kv_cache_utilization.is_nan());
+        assert_eq!(rows(&mut pool, 500.0, SECOND)[0].wait_seconds, 2.0);
+        assert_eq!(rows(&mut pool, 500.0, 3 * SECOND)[0].wait_seconds, 1.0);
+        assert_eq!(rows(&mut pool, 500.0, 5 * SECOND)[0].wait_seconds, 0.0);
+        assert!(rows(&mut pool, 500.0, 5 * SECOND)[0].kv_cache_utilization.is_nan());
     }
 
     #[test]
@@ -494,7 +364,8 @@ mod tests {
         let (a, b) = (pool.add(Endpoint::new("a")), pool.add(Endpoint::new("b")));
         pool.get_mut(a).unwrap().scrape_failed(ScrapeFailure::Unreachable, 0);
         (0..3).for_each(|_| pool.get_mut(b).unwrap().scrape_failed(ScrapeFailure::Failed, SECOND));
-        let reachable = |now| rows(&pool, 0.0, now).iter().map(|row| row.reachable).collect::<Vec<_>>();
+        let mut reachable =
+            |now| rows(&mut pool, 0.0, now).iter().map(|row| row.reachable).collect::<Vec<_>>();
         assert_eq!(reachable(SECOND), [false, true]);
         assert_eq!(reachable(4 * SECOND), [false, false]);
     }
@@ -530,13 +401,13 @@ mod tests {
             let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
             let (running_adapters, waiting_adapters) = (names(running), names(waiting));
             let slot = pool.add(Endpoint::new(name));
-            *pool.get_mut(slot).unwrap().metrics =
+            pool.get_mut(slot).unwrap().metrics =
                 EndpointMetrics { running_adapters, waiting_adapters, max_adapters, ..Default::default() };
         }
-        let states = |name: &str, guessed| {
-            let mut rows = rows(&pool, 0.0, 0);
-            pool.rate_adapter(name, guessed, &mut rows);
-            rows.iter().map(|row| row.adapter).collect::<Vec<_>>()
+        pool.update_rows(&model(), 0.0, 0);
+        let mut states = |name: &str, guessed| {
+            pool.rate_adapter(Some(name), guessed);
+            pool.rows().iter().map(|row| row.adapter).collect::<Vec<_>>()
         };
         use AdapterState::{Full, NotNeeded, Running, Unknown, Waiting};
         assert_eq!(states("law", true), [Running, Waiting, Unknown]);
@@ -558,7 +429,7 @@ mod tests {
             endpoint.labels.insert(label.to_owned(), role.to_owned());
             pool.add(endpoint);
         }
-        let prefill_only: Vec<_> = rows(&pool, 0.0, 0).iter().map(|row| row.prefill_only).collect();
+        let prefill_only: Vec<_> = rows(&mut pool, 0.0, 0).iter().map(|row| row.prefill_only).collect();
         assert_eq!(prefill_only, [true, true, false, false]);
     }
 }

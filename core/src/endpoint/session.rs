@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use ahash::AHashMap;
 
-use super::pool::nanoseconds;
+use super::state::nanoseconds;
 use crate::scorer::session_affinity::{self, SessionAffinityScorer};
 use crate::{Error, SchedulerConfig};
 

@@ -45,7 +45,10 @@ impl Filter for LoadGateFilter {
         TYPE
     }
 
-    fn filter(&self, _request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
+    fn filter(&self, request: &RequestView, candidates: &[Candidate], keep: &mut [bool]) {
+        if request.waits_are_close {
+            return;
+        }
         let (shortest, longest) = wait_range(candidates.iter());
         // The common case: nobody is far behind, whatever is saved.
         if longest - shortest <= self.gate_seconds {

@@ -17,7 +17,7 @@ use crate::Error;
 use crate::config::PickerConfig;
 use crate::endpoint::Candidate;
 use crate::profile::RequestView;
-use crate::scorer::known_range;
+use crate::scorer::largest_known;
 
 /// Name in configurations.
 pub const TYPE: &str = "max-score-picker";
@@ -62,21 +62,25 @@ impl Picker for MaxScorePicker {
         };
         let mut tied = 0;
         while ranking.len() < count.min(candidates.len()) {
-            let best = best_free(totals, ranking);
-            let is_equal = |(at, total): &(usize, &f32)| **total >= best - TIE_BAND && !ranking.contains(at);
-            let mut equals = totals.iter().enumerate().filter(is_equal).map(|(at, _)| at);
+            let least = best_free(totals, ranking) - TIE_BAND;
             if ranking.is_empty() {
-                tied = equals.clone().count();
+                // In 32 bits, like the totals, it is a sum of vectors.
+                tied = totals.iter().map(|&total| u32::from(total >= least)).sum::<u32>();
             }
-            let candidate = |at: &usize| candidates.get(*at).copied().unwrap_or_default();
+            let is_equal = |(at, total): &(usize, &f32)| **total >= least && !ranking.contains(at);
+            let mut equals = totals.iter().enumerate().filter(is_equal).map(|(at, _)| at);
+            let is_unique = ranking.is_empty() && tied == 1;
             let chosen = match rule {
+                _ if is_unique => equals.next(),
                 TieRule::Random => {
                     equals.nth(request.random_below(ranking.len() as u64, equals.clone().count()))
                 }
                 TieRule::Rendezvous => {
-                    equals.max_by_key(|at| candidate(at).rendezvous_hash(request.affinity_key))
+                    let key = request.affinity_key;
+                    equals
+                        .max_by_key(|&at| candidates.get(at).map(|candidate| candidate.rendezvous_hash(key)))
                 }
-                _ => equals.min_by_key(|at| candidate(at).cold_rank),
+                _ => equals.min_by_key(|&at| candidates.get(at).map(|candidate| candidate.cold_rank)),
             };
             let Some(at) = chosen else { break };
             ranking.push(at);
@@ -88,7 +92,7 @@ impl Picker for MaxScorePicker {
 /// The highest total of those that are not ranked yet.
 fn best_free(totals: &[f32], ranking: &[usize]) -> f32 {
     if ranking.is_empty() {
-        return known_range(totals).1;
+        return largest_known(totals);
     }
     let free = totals.iter().enumerate().filter(|(at, _)| !ranking.contains(at));
     free.map(|(_, &total)| total).fold(f32::NEG_INFINITY, f32::max)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Scheduler;
 use crate::decision::known_value;
-use crate::endpoint::pool::NANOSECONDS;
+use crate::endpoint::state::NANOSECONDS;
 use crate::stats::{EndpointStats, IndexStats, Stats};
 
 impl Scheduler {
@@ -13,9 +13,8 @@ impl Scheduler {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         self.expire_bookings(state, now);
-        let rows = &mut state.workspace.candidates;
-        state.pool.candidates(&self.load_model, state.mean_uncached_tokens, now, |_| 0, rows);
-        let endpoints = state.pool.iter().zip(rows).map(|((slot, known), row)| EndpointStats {
+        state.pool.update_rows(&self.load_model, state.mean_uncached_tokens, now);
+        let endpoints = state.pool.iter().zip(state.pool.rows()).map(|((slot, known), row)| EndpointStats {
             endpoint: Arc::clone(&known.endpoint.name),
             reachable: row.reachable,
             metrics_age_seconds: known.scraped_at.map(|at| now.saturating_sub(at) as f64 / NANOSECONDS),

@@ -124,25 +124,37 @@ pub fn build(config: &ScorerConfig) -> Result<Box<dyn Scorer>, Error> {
     })
 }
 
-/// The smallest and the largest of the values that are not `NaN`; infinite, the wrong way round, if there is none.
-pub(crate) fn known_range(values: &[f32]) -> (f32, f32) {
-    /// Comparisons that do not wait for each other.
-    const LANES: usize = 16;
-    let (mut mins, mut maxs) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    for chunk in values.chunks(LANES) {
-        for ((min, max), &value) in mins.iter_mut().zip(&mut maxs).zip(chunk) {
-            // A comparison with `NaN` is false, and unlike `f32::min` it compiles to a single instruction.
-            *min = if value < *min { value } else { *min };
-            *max = if value > *max { value } else { *max };
-        }
+/// The smallest of the values that are not `NaN`; ∞ if there is none.
+pub(crate) fn smallest_known(values: &[f32]) -> f32 {
+    extreme(values, f32::INFINITY, |a, b| if b < a { b } else { a })
+}
+
+/// The largest of the values that are not `NaN`; −∞ if there is none.
+pub(crate) fn largest_known(values: &[f32]) -> f32 {
+    extreme(values, f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+}
+
+/// A comparison with `NaN` is false, and unlike that of `f32::min` it is a single instruction.
+fn extreme(values: &[f32], start: f32, better: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
+    let wide = lanes::<16>(values, start, better);
+    lanes::<4>(&wide, start, better).into_iter().fold(start, better)
+}
+
+/// The best of every so-many-th value: comparisons that do not wait for each other.
+fn lanes<const LANES: usize>(values: &[f32], start: f32, better: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    let mut best = [start; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        best.iter_mut().zip(chunk).for_each(|(best, &value)| *best = better(*best, value));
     }
-    (mins.into_iter().fold(f32::INFINITY, f32::min), maxs.into_iter().fold(f32::NEG_INFINITY, f32::max))
+    best.iter_mut().zip(rest).for_each(|(best, &value)| *best = better(*best, value));
+    best
 }
 
 /// (max − v) / (max − min) over the finite values; all equal gives 1, a missing value stays `NaN`.
 pub(crate) fn smaller_is_better(values: impl Iterator<Item = f32>, out: &mut [f32]) {
     copy_known(values, out);
-    let (min, max) = known_range(out);
+    let (min, max) = (smallest_known(out), largest_known(out));
     let range = max - min;
     if range > 0.0 {
         out.iter_mut().for_each(|place| *place = (max - *place) / range);
@@ -155,7 +167,7 @@ pub(crate) fn smaller_is_better(values: impl Iterator<Item = f32>, out: &mut [f3
 /// (min v) / v over the finite values, which must not be negative; 0 over 0 is 1, a missing value stays `NaN`.
 pub(crate) fn smallest_over(values: impl Iterator<Item = f32>, out: &mut [f32]) {
     copy_known(values, out);
-    let (smallest, _) = known_range(out);
+    let smallest = smallest_known(out);
     out.iter_mut().for_each(|place| *place = if *place == 0.0 { 1.0 } else { smallest / *place });
 }
 

@@ -50,8 +50,16 @@ impl Scorer for PrefixCacheScorer {
         let tokens = if self.whole_blocks { request.hashed_tokens } else { request.prompt_tokens };
         // An empty prompt matches nothing, wherever it goes.
         let tokens = tokens.max(1) as f32;
+        // Gathered first, so that the divisions are those of vectors.
         for (place, candidate) in out.iter_mut().zip(candidates) {
-            let matched = candidate.matched_tokens as f32;
+            *place = candidate.matched_tokens as f32;
+        }
+        if self.length_weight == 0.0 {
+            out.iter_mut().for_each(|place| *place /= tokens);
+            return;
+        }
+        for place in out {
+            let matched = *place;
             let length = (matched / self.scale_tokens).min(1.0);
             *place = (1.0 - self.length_weight) * matched / tokens + self.length_weight * length * length;
         }

@@ -153,8 +153,9 @@ fn time_picks(scheduler: &Scheduler, prompts: &[Request], count: u32) -> Duratio
         let batch = left.min(BATCH);
         left -= batch;
         let start = Instant::now();
-        picked
-            .extend(next.by_ref().take(batch as usize).map(|request| scheduler.pick(black_box(request), 0)));
+        // Each a microsecond after the one before.
+        let requests = next.by_ref().take(batch as usize).zip(1_u64..);
+        picked.extend(requests.map(|(request, number)| scheduler.pick(black_box(request), 1_000 * number)));
         time += start.elapsed();
         for decision in picked.drain(..).flatten() {
             scheduler.complete(decision.id, Outcome::success(), 0).ok();

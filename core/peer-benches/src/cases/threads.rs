@@ -1,14 +1,12 @@
-//! Threads that pick at once.
+//! Threads that pick at once, beside threads that do the same and share nothing.
 
-use std::hint::black_box;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use p3sched::block_hash::BlockHasher;
-use p3sched::{Outcome, Request};
+use p3sched::{Outcome, Request, Scheduler};
 
 use super::Case;
 use super::pick::{SHORT, busy_scheduler, prompts, warm_up};
@@ -23,7 +21,7 @@ pub fn cases() -> Vec<Case> {
             let name = format!("threads/{kind}/{threads}");
             let goal = if threads == 2 { Goal::AtLeast(goal) } else { Goal::None };
             cases.push(Case::new(name.clone(), move |settings| {
-                Ok(vec![scaling(settings, name, threads, prompts, goal)?])
+                scaling(settings, &name, threads, prompts, goal)
             }));
         }
     }
@@ -32,64 +30,61 @@ pub fn cases() -> Vec<Case> {
 
 /// Picks per second of so many threads over those of one.
 ///
-/// The same is done with work that threads do not share, hashing: where that does not scale either, the machine has no
-/// free cores and the figure says nothing.
+/// The control is the same with a scheduler for each thread: what the machine gives to threads that share nothing. Where
+/// that does not scale, it has no free cores, and only the ratio of the two says something about the scheduler.
 fn scaling(
     settings: &Settings,
-    name: String,
+    name: &str,
     threads: usize,
     prompt_count: u64,
     goal: Goal,
-) -> Result<Figure> {
-    let scheduler = busy_scheduler(64)?;
+) -> Result<Vec<Figure>> {
     let prompts = prompts(prompt_count, SHORT);
-    warm_up(&scheduler, &prompts)?;
-    let hasher = BlockHasher::default();
-    let pick = |request: &Request, _: &mut Vec<u64>| {
-        if let Ok(decision) = scheduler.pick(request, 0) {
-            scheduler.complete(decision.id, Outcome::success(), 0).ok();
-        }
-    };
-    let hash = |request: &Request, hashes: &mut Vec<u64>| {
-        hasher.hash(request, hashes);
-        black_box(hashes);
-    };
-    let mut rates = [const { Vec::new() }; 4];
+    let schedulers = (0..threads).map(|_| busy_scheduler(64)).collect::<Result<Vec<_>>>()?;
+    schedulers.iter().try_for_each(|scheduler| warm_up(scheduler, &prompts))?;
+    let mut rates = [const { Vec::new() }; 3];
     for _ in 0..if settings.quick { 3 } else { 51 } {
-        rates[0].push(per_second(&prompts, 1, pick));
-        rates[1].push(per_second(&prompts, threads, pick));
-        rates[2].push(per_second(&prompts, 1, hash));
-        rates[3].push(per_second(&prompts, threads, hash));
+        rates[0].push(per_second(&prompts, 1, |_| &schedulers[0]));
+        rates[1].push(per_second(&prompts, threads, |_| &schedulers[0]));
+        rates[2].push(per_second(&prompts, threads, |thread| &schedulers[thread]));
     }
-    let [one, many, hash_one, hash_many] = rates.map(Sample::new);
-    let ratio = many.over(&one);
-    Ok(Figure {
+    let [one, shared, own] = rates.map(Sample::new);
+    let thousands = |sample: &Sample| format!("{:.0} k picks/s", sample.median() / 1e3);
+    let figure = |name: String, ratio: Sample, goal, detail| Figure {
         name,
         value: ratio.median(),
         unit: "×",
         goal,
         spread: ratio.spread(),
-        detail: format!(
-            "{:.0} k picks/s, one thread {:.0} k; work that shares nothing scales {:.2} ×",
-            many.median() / 1e3,
-            one.median() / 1e3,
-            hash_many.over(&hash_one).median()
-        ),
-    })
+        detail,
+    };
+    let together = format!("{}, one thread {}", thousands(&shared), thousands(&one));
+    let apart = format!("a scheduler per thread: {}", thousands(&own));
+    Ok(vec![
+        figure(name.to_owned(), shared.over(&one), goal, together),
+        figure(format!("{name}/control"), own.over(&one), Goal::None, apart),
+        figure(format!("{name}/over-control"), shared.over(&own), Goal::None, String::new()),
+    ])
 }
 
-/// How often all threads together do the work in a second.
-fn per_second(prompts: &[Request], threads: usize, work: impl Fn(&Request, &mut Vec<u64>) + Sync) -> f64 {
+/// How often all threads together pick and complete in a second, each with its scheduler.
+fn per_second<'a>(
+    prompts: &[Request],
+    threads: usize,
+    scheduler: impl Fn(usize) -> &'a Scheduler + Sync,
+) -> f64 {
     const WINDOW: Duration = Duration::from_millis(10);
-    let (start, stop, work) = (Barrier::new(threads + 1), AtomicBool::new(false), &work);
+    let (start, stop) = (Barrier::new(threads + 1), AtomicBool::new(false));
     let until_stop = |thread: usize| {
         let own = prompts.iter().cycle().skip(thread * prompts.len() / threads);
-        let mut hashes = Vec::new();
+        let scheduler = scheduler(thread);
         start.wait();
         let begin = Instant::now();
         let mut count = 0_u32;
         for request in own {
-            work(request, &mut hashes);
+            if let Ok(decision) = scheduler.pick(request, 0) {
+                scheduler.complete(decision.id, Outcome::success(), 0).ok();
+            }
             count += 1;
             if stop.load(Ordering::Relaxed) {
                 break;
