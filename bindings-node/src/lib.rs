@@ -1,4 +1,32 @@
-//! p3sched for Node.js.
+//! p3sched for Node.js: the native part of the npm package, private to it.
+//!
+//! The package's public face is `index.js`. Everything here translates between JavaScript and the core crate and decides
+//! nothing. Each exported function catches panics: one that left it would abort the process.
+#![expect(clippy::needless_pass_by_value, reason = "arguments come from JavaScript by value")]
 
-/// Version of the package, the same for every package of the workspace.
+mod clock;
+mod decision;
+mod error;
+pub mod kv_events;
+mod plain;
+pub mod readers;
+pub mod request;
+pub mod scheduler;
+pub mod usage;
+
+use napi_derive::napi;
+
+/// Version of the package.
+#[napi]
 pub const VERSION: &str = p3sched::VERSION;
+
+/// Lets a test see that the process survives a panic.
+///
+/// # Panics
+///
+/// Always.
+#[napi(catch_unwind)]
+#[expect(clippy::panic, reason = "a test asks for it")]
+pub fn panic() {
+    panic!("a panic was asked for")
+}
