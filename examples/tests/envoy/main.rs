@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod answers;
+mod c_filter;
 mod faults;
 mod module;
 mod module_stack;
