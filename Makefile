@@ -20,7 +20,7 @@ demo: envoy-setup $(if $(filter vllm,$(ENGINE)),vllm-setup) ## Round robin besid
 	$(TARGET)/release/demo --engine $(ENGINE)
 
 .PHONY: test
-test: envoy-setup ## All tests, the ones through a real Envoy and a short demo included
+test: envoy-setup c-setup ## All tests, the ones through a real Envoy and a short demo included
 	$(CARGO) test --workspace
 	$(TARGET)/debug/demo --short --output target/demo-short
 
@@ -36,6 +36,7 @@ bench: ## Figures beside the peers' into target/bench/summary.json (single parts
 .PHONY: fuzz
 fuzz: ## Feed every reader of foreign bytes with generated input, 60 s each
 	core/fuzz/run 60
+	bindings-c/fuzz/run 60
 
 .PHONY: lint
 lint: .venv-lint/installed ## Format, clippy, documentation, spelling
@@ -45,7 +46,7 @@ lint: .venv-lint/installed ## Format, clippy, documentation, spelling
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 	.venv-lint/bin/typos
 	.venv-lint/bin/taplo fmt --check
-	.venv-lint/bin/shellcheck .ci/run core/fuzz/run $$(git ls-files '*.sh')
+	.venv-lint/bin/shellcheck .ci/run core/fuzz/run bindings-c/fuzz/run $$(git ls-files '*.sh')
 
 .PHONY: python
 python: ## Build the Python crate
@@ -56,8 +57,14 @@ node: ## Build the Node crate
 	$(CARGO) build -p p3sched-node
 
 .PHONY: c
-c: ## Build the C crate
-	$(CARGO) build -p p3sched-c
+c: c-setup ## Build the C library into target/bindings-c, test it, build the filter that uses it
+	$(MAKE) -C bindings-c stage bench-program
+	$(CARGO) test -p p3sched-c
+	$(MAKE) -C examples/envoy-filter-c
+
+.PHONY: c-setup
+c-setup:
+	bindings-c/setup.sh
 
 .PHONY: envoy-setup
 envoy-setup:
