@@ -171,13 +171,26 @@ impl Envoy {
     ///
     /// If Envoy is not installed or does not accept the configuration.
     pub async fn start(options: &EnvoyOptions, folder: &Path) -> Result<Self> {
+        Self::start_with(options, folder, |listen, admin| options.render(listen, admin)).await
+    }
+
+    /// As [`start`](Self::start), with a configuration that `write` makes for a listener's and an admin port.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_with(
+        options: &EnvoyOptions,
+        folder: &Path,
+        write: impl FnOnce(u16, u16) -> Result<String>,
+    ) -> Result<Self> {
         let binary = installed_binary(options.version)?;
         let ports = free_ports(2)?;
         let (&[listen_port, admin_port], true) = (ports.as_slice(), folder.is_dir()) else {
             anyhow::bail!("the folder for Envoy's files is missing: `{}`", folder.display());
         };
         let config = folder.join("envoy.yaml");
-        std::fs::write(&config, options.render(listen_port, admin_port)?)
+        std::fs::write(&config, write(listen_port, admin_port)?)
             .with_context(|| format!("cannot write `{}`", config.display()))?;
         let mut command = Command::new(binary);
         command.args(["--concurrency", &options.concurrency.to_string()]);

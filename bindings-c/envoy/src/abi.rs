@@ -507,10 +507,8 @@ impl Gateway for FilterHandle<'_> {
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
-        let mut headers = vec![Header::of("content-type", "text/plain")];
-        if let Some(reason) = refusal.reason {
-            headers.push(Header::of(DROPPED_REASON, reason));
-        }
+        let headers: Vec<Header> =
+            refusal.reason.map(|reason| Header::of(DROPPED_REASON, reason)).into_iter().collect();
         // SAFETY: the handle is valid; Envoy copies headers, body and details during the call.
         unsafe {
             envoy_dynamic_module_callback_http_send_response(

@@ -88,6 +88,27 @@ async fn every_version_and_every_way_to_tell_the_host_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_in_its_folder_works_in_every_version() {
+    let shipped = include_str!("../../../bindings-c/envoy/envoy.yaml");
+    for version in VERSIONS {
+        let stack = ModuleStack::start_with("module-shipped", MODULE, version, |listen, admin, engines| {
+            let ports = [10_000, 9_901, 8_001, 8_002, 8_003];
+            let engines = engines.iter().map(SocketAddr::port);
+            let used = [listen, admin].into_iter().chain(engines);
+            ports.iter().zip(used).fold(shipped.to_owned(), |text, (port, used)| {
+                text.replace(&format!("port_value: {port} "), &format!("port_value: {used} "))
+            })
+        })
+        .await
+        .unwrap();
+        // The first requests may come before the hosts of the cluster are known.
+        wait_for_stat(&stack, "p3sched.picks").await;
+        prefixes_find_their_replicas(&stack, &format!("{version:?}")).await;
+        wait_for_stat(&stack, "p3sched.scrapes_succeeded").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_arrive_byte_for_byte() {
     let stack = start("module-bodies", json!({}), |_| {}).await;
     for megabytes in [0, 1, 10] {
@@ -188,6 +209,7 @@ async fn a_bad_request_is_told_what_is_wrong() {
         let answer = stack.post("/v1/chat/completions", body).await;
         assert_eq!(answer.status, status, "{}", answer.body);
         assert!(answer.body.contains(reason), "{}", answer.body);
+        assert_eq!(answer.header("content-type"), "text/plain");
     }
     let chunks = (0..30).map(|_| Ok::<_, std::io::Error>(vec![b' '; 10_000]));
     let body = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));

@@ -2,7 +2,7 @@
 
 use crate::stack::{Answer, PATIENCE, addresses, chat_body, engines, folder, http, read};
 use p3sched_examples::engine_simulator::EngineSimulator;
-use p3sched_examples::envoy::{DynamicModule, Envoy, EnvoyConfig, EnvoyOptions, PickSource};
+use p3sched_examples::envoy::{DynamicModule, Envoy, EnvoyConfig, EnvoyOptions, EnvoyVersion, PickSource};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -22,18 +22,33 @@ impl ModuleStack {
         change: impl FnOnce(&mut EnvoyOptions),
     ) -> anyhow::Result<Self> {
         let engines = engines();
-        let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut options = EnvoyOptions::new(EnvoyConfig::DynamicModule, addresses(&engines), nobody);
-        options.pick_source = PickSource::OverrideApi;
-        options.module = DynamicModule {
-            name: module.to_owned(),
-            folder: library_folder(),
-            config: config(&addresses(&engines)),
-            access_log: None,
-        };
+        let mut options = options(module, &engines);
+        options.module.config = config(&addresses(&engines));
         change(&mut options);
+        assert_built(&options.module);
         let envoy = Envoy::start(&options, &folder(test)).await?;
-        Ok(Self { engines: engines.into_iter().map(Some).collect(), envoy, http: http(PATIENCE) })
+        Ok(Self::of(engines, envoy))
+    }
+
+    /// Starts three engines and Envoy with a configuration that is written for the listener's port, the admin port and the
+    /// engines' addresses.
+    pub(crate) async fn start_with(
+        test: &str,
+        module: &str,
+        version: EnvoyVersion,
+        write: impl FnOnce(u16, u16, &[SocketAddr]) -> String,
+    ) -> anyhow::Result<Self> {
+        let engines = engines();
+        let mut options = options(module, &engines);
+        options.version = version;
+        assert_built(&options.module);
+        let text = |listen, admin| Ok(write(listen, admin, &addresses(&engines)));
+        let envoy = Envoy::start_with(&options, &folder(test), text).await?;
+        Ok(Self::of(engines, envoy))
+    }
+
+    fn of(engines: Vec<EngineSimulator>, envoy: Envoy) -> Self {
+        Self { engines: engines.into_iter().map(Some).collect(), envoy, http: http(PATIENCE) }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -61,8 +76,25 @@ impl ModuleStack {
     }
 }
 
+fn options(module: &str, engines: &[EngineSimulator]) -> EnvoyOptions {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut options = EnvoyOptions::new(EnvoyConfig::DynamicModule, addresses(engines), nobody);
+    options.pick_source = PickSource::OverrideApi;
+    options.module = DynamicModule {
+        name: module.to_owned(),
+        folder: library_folder(),
+        config: String::new(),
+        access_log: None,
+    };
+    options
+}
+
 /// Where cargo puts the shared libraries of this workspace: two folders above the test.
 fn library_folder() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().to_owned()
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned()
+}
+
+fn assert_built(module: &DynamicModule) {
+    let library = module.folder.join(format!("lib{}.so", module.name));
+    assert!(library.is_file(), "not built, `make test` does that first: `{}`", library.display());
 }
