@@ -21,6 +21,8 @@ demo: envoy-setup $(if $(filter vllm,$(ENGINE)),vllm-setup) ## Round robin besid
 
 .PHONY: test
 test: envoy-setup c-setup ## All tests, the ones through a real Envoy and a short demo included
+	# A shared library that only other programs load is not part of any test's build.
+	$(CARGO) build -p p3sched-envoy
 	$(CARGO) test --workspace
 	$(TARGET)/debug/demo --short --output target/demo-short
 
