@@ -1,12 +1,16 @@
 //! What engines call the blocks of runs.
 
-use std::hint::black_box;
-
 use super::super::storage;
-use super::position_table::{MAX_COLUMNS, MAX_POSITIONS, PositionTable};
+use super::position_table::{BATCH, PositionTable};
 
 /// No column.
 pub(super) const NONE: u32 = u32::MAX;
+
+/// A table entry names a column and the lower bits of a position: where columns are longer than this, the few positions
+/// that are alike are compared, the last one first, because engines continue and remove ends.
+const POSITIONS: u32 = 64;
+/// Columns that table entries can name.
+const MAX_COLUMNS: u32 = u32::MAX / POSITIONS;
 
 /// Engine hashes of the leading engine blocks of one run.
 ///
@@ -68,9 +72,21 @@ impl EngineHashes {
     /// Every place that has this engine hash, as (column, position of the engine block).
     #[inline]
     pub(super) fn places(&self, hash: u64) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.table
-            .candidates(key(hash))
-            .filter(move |&(column, position)| hash_at(&self.columns, column, position) == Some(hash))
+        self.table.candidates(spread(hash)).flat_map(move |place| {
+            let id = place / POSITIONS;
+            let hashes = self.column(id).map_or(&[][..], |column| &column.hashes);
+            let last = (hashes.len() as u32).checked_sub(1 + place % POSITIONS);
+            let mut position = last.map(|beyond| place % POSITIONS + beyond / POSITIONS * POSITIONS);
+            std::iter::from_fn(move || {
+                while let Some(at) = position {
+                    position = at.checked_sub(POSITIONS);
+                    if hashes.get(at as usize) == Some(&hash) {
+                        return Some((id, at));
+                    }
+                }
+                None
+            })
+        })
     }
 
     /// Adds a column without hashes; `None` if there are as many as table entries can name.
@@ -105,53 +121,51 @@ impl EngineHashes {
 
     /// Writes hashes from `position`, which is at most the column's length, on.
     pub(super) fn write(&mut self, id: u32, position: usize, hashes: &[u64]) {
-        touch(&self.table, hashes);
-        for (position, &hash) in (position..MAX_POSITIONS).zip(hashes) {
-            let Some(column) = self.columns.get_mut(id as usize) else { return };
-            let before = column.hashes.get(position).copied();
-            if before == Some(hash) {
-                continue;
+        let Some(column) = self.columns.get_mut(id as usize) else { return };
+        let known = hashes.len().min(column.hashes.len() - position.min(column.hashes.len()));
+        let (changed, new) = hashes.split_at_checked(known).unwrap_or((hashes, &[]));
+        for (position, (before, &hash)) in
+            (position..).zip(column.hashes.iter_mut().skip(position).zip(changed))
+        {
+            if *before != hash {
+                self.table.remove(spread(*before), place(id, position));
+                self.table.insert(spread(hash), place(id, position));
+                *before = hash;
             }
-            match column.hashes.get_mut(position) {
-                Some(place) => *place = hash,
-                None => self.append(id, hashes.len(), hash),
+        }
+        let mut end = column.hashes.len();
+        if new.len() > column.hashes.capacity() - end {
+            self.column_bytes -= storage::heap_bytes(&column.hashes);
+            column.hashes.reserve_exact(new.len().max(end / 4 + 1));
+            self.column_bytes += storage::heap_bytes(&column.hashes);
+        }
+        column.hashes.extend_from_slice(new);
+        for batch in new.chunks(BATCH) {
+            prefetch(&self.table, batch);
+            for &hash in batch {
+                self.table.insert(spread(hash), place(id, end));
+                end += 1;
             }
-            if let Some(before) = before {
-                self.table.remove(key(before), id, position as u32);
-            }
-            let columns = &self.columns;
-            self.table.insert(key(hash), id, position as u32, |column, position| {
-                key(hash_at(columns, column, position).unwrap_or_default())
-            });
         }
     }
 
     /// Removes the hashes from `length` on.
     pub(super) fn truncate(&mut self, id: u32, length: usize) {
         let Some(column) = self.columns.get_mut(id as usize) else { return };
-        if length >= column.hashes.len() {
-            return;
+        let mut position = length;
+        for batch in column.hashes.get(length..).unwrap_or_default().chunks(BATCH) {
+            prefetch(&self.table, batch);
+            for &hash in batch {
+                self.table.remove(spread(hash), place(id, position));
+                position += 1;
+            }
         }
-        let gone = column.hashes.get(length..).unwrap_or_default();
-        touch(&self.table, gone);
-        for (position, &hash) in (0..).zip(&column.hashes).skip(length) {
-            self.table.remove(key(hash), id, position);
-        }
-        self.column_bytes -= storage::heap_bytes(&column.hashes);
-        column.hashes.truncate(length);
-        storage::release(&mut column.hashes);
-        self.column_bytes += storage::heap_bytes(&column.hashes);
-    }
-
-    /// Appends one of `coming` hashes.
-    fn append(&mut self, id: u32, coming: usize, hash: u64) {
-        let Some(column) = self.columns.get_mut(id as usize) else { return };
-        if column.hashes.len() == column.hashes.capacity() {
+        if position > length {
             self.column_bytes -= storage::heap_bytes(&column.hashes);
-            column.hashes.reserve_exact(coming.max(column.hashes.len() / 4 + 1));
+            column.hashes.truncate(length);
+            storage::release(&mut column.hashes);
             self.column_bytes += storage::heap_bytes(&column.hashes);
         }
-        column.hashes.push(hash);
     }
 
     /// Checks sums and the table; for tests.
@@ -175,20 +189,23 @@ impl EngineHashes {
     }
 }
 
-/// Brings the places of many hashes into the cache at once, where one after the other would wait for memory each time.
-fn touch(table: &PositionTable, hashes: &[u64]) {
+/// Prepares the table for a batch.
+#[inline]
+fn prefetch(table: &PositionTable, hashes: &[u64]) {
     if hashes.len() > 1 {
-        black_box(hashes.iter().fold(0, |sum, &hash| sum ^ table.touch(key(hash))));
+        table.prefetch(hashes.iter().map(|&hash| spread(hash)));
     }
 }
 
-fn hash_at(columns: &[Column], column: u32, position: u32) -> Option<u64> {
-    columns.get(column as usize)?.hashes.get(position as usize).copied()
+/// What the table keeps of a place.
+#[inline]
+fn place(column: u32, position: usize) -> u32 {
+    column * POSITIONS + position as u32 % POSITIONS
 }
 
-/// Spreads engine hashes, which need not be random, over all bits.
+/// Spreads engine hashes, which need not be random, over the bits that the table uses.
 #[inline]
-fn key(hash: u64) -> u64 {
+fn spread(hash: u64) -> u32 {
     let product = u128::from(hash ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_u128;
-    product as u64 ^ (product >> 64) as u64
+    ((product as u64 ^ (product >> 64) as u64) >> 32) as u32
 }
