@@ -50,13 +50,31 @@ lint: .venv-lint/installed ## Format, clippy, documentation, spelling
 	.venv-lint/bin/taplo fmt --check
 	.venv-lint/bin/shellcheck .ci/run core/fuzz/run bindings-c/fuzz/run $$(git ls-files '*.sh')
 
+# Its tests need engines: those of `cargo test`, or their own.
+SIMULATOR := $(abspath $(TARGET))/debug/engine-simulator
+
 .PHONY: python
 python: ## Build the Python crate
 	$(CARGO) build -p p3sched-python
 
+$(SIMULATOR):
+	$(CARGO) build --workspace --bin engine-simulator
+
 .PHONY: node
-node: ## Build the Node crate
-	$(CARGO) build -p p3sched-node
+node: node-setup $(SIMULATOR) ## Build the npm package, install it where nothing else is, test it and its examples
+	cd bindings-node && npm run --silent build
+	cd bindings-node && npm run --silent types
+	cd bindings-node && npm test --silent
+	cd examples/node && ENGINE_SIMULATOR=$(SIMULATOR) npm test --silent
+
+.PHONY: node-setup
+node-setup: bindings-node/node_modules/installed examples/node/node_modules/installed
+
+# Not `npm ci`, which refuses a lock file without the optional packages of other platforms.
+%/node_modules/installed: %/package-lock.json
+	@node --version | grep -qE '^v([2-9][0-9]|[0-9]{3,})\.' || { echo "Node 20 or newer is needed: \`$$(node --version || echo none)\`" >&2; exit 1; }
+	cd $* && npm install --no-save --loglevel=error --no-audit --no-fund
+	touch $@
 
 .PHONY: c
 c: c-setup ## Build the C library into target/bindings-c, test it, build the filter that uses it
