@@ -219,6 +219,9 @@ impl Scheduler {
         let hashes = self.block_hashes(request);
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        // A pick would do this first, and so decide by it.
+        self.expire_bookings(state, now);
+        state.expire_speculations(now);
         let view = self.gather_candidates(state, request, &hashes, now)?;
         state.pool.date_rows(now);
         let tie_rule = self.profile.run(&view, state.pool.rows(), &mut state.workspace)?;

@@ -285,6 +285,17 @@ fn explain_says_why_and_records_nothing() {
 }
 
 #[test]
+fn explain_decides_by_the_requests_that_have_not_expired() {
+    let scheduler = scheduler("{bookings: {request_timeout_seconds: 60}}", &["a:1"]);
+    pick(&scheduler, text("x", 100), 0);
+    let in_flight = |now| {
+        let decision = scheduler.explain(&Request::from_text("m", text("y", 100)), now).unwrap();
+        decision.explanation().unwrap().endpoints[0].requests_in_flight
+    };
+    assert_eq!((in_flight(59 * SECOND), in_flight(60 * SECOND)), (1, 0));
+}
+
+#[test]
 fn a_dropped_endpoint_is_explained() {
     let scheduler = scheduler("{prefill_tokens_per_second: 1000}", &["a:1", "b:1"]);
     let home = pick(&scheduler, text("sys", 8_000), 0);

@@ -13,6 +13,7 @@ impl Scheduler {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         self.expire_bookings(state, now);
+        state.expire_speculations(now);
         state.pool.update_rows(&self.load_model, state.mean_uncached_tokens, now);
         let endpoints = state.pool.iter().zip(state.pool.rows()).map(|((slot, known), row)| EndpointStats {
             endpoint: Arc::clone(&known.endpoint.name),
