@@ -2,15 +2,25 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use p3sched::{Endpoint, Request, Scheduler, SchedulerConfig};
+use p3sched::{Endpoint, Scheduler, SchedulerConfig, openai};
 
-const PATHS: [&str; 5] =
-    ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"];
+const PATHS: [&str; 7] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/embeddings",
+    "/inference/v1/generate",
+    "/generate",
+];
 
 fuzz_target!(|input: (u8, &[u8])| {
-    let (path, body) = input;
-    let Ok(request) = Request::from_body(PATHS[usize::from(path) % PATHS.len()], body) else { return };
+    let (path, text) = input;
+    let Ok(body) = openai::scan(PATHS[usize::from(path) % PATHS.len()], text) else { return };
+    if let Some(span) = body.model_span {
+        assert!(text[span].starts_with(b"\""));
+    }
     let scheduler = Scheduler::new(SchedulerConfig::default()).unwrap();
     scheduler.add_endpoint(Endpoint::new("a")).unwrap();
-    scheduler.pick(&request, 0).unwrap();
+    scheduler.pick(&body.request, 0).unwrap();
 });

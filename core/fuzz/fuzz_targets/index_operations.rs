@@ -10,13 +10,44 @@ use p3sched::{Endpoint, KvEvent, KvEventBatch, Outcome, Request, Scheduler, Sche
 enum Operation {
     Add(u8),
     Remove(u8),
-    Pick { tokens: Vec<bool>, is_text: bool },
+    Pick {
+        tokens: Vec<bool>,
+        is_text: bool,
+    },
     Complete(u8),
-    Store { endpoint: u8, rank: bool, parent: Option<u8>, name: u8, tokens: Vec<bool>, wide: bool },
-    RemoveBlocks { endpoint: u8, rank: bool, names: Vec<u8> },
-    Clear { endpoint: u8 },
-    Batch { endpoint: u8, sequence: u8, timestamp: u8 },
-    Resume { endpoint: u8, next: u8 },
+    Store {
+        endpoint: u8,
+        rank: bool,
+        parent: Option<u8>,
+        name: u8,
+        tokens: Vec<bool>,
+        wide: bool,
+    },
+    RemoveBlocks {
+        endpoint: u8,
+        rank: bool,
+        names: Vec<u8>,
+    },
+    /// Removes blocks that a store has named one after the other, by one event.
+    RemoveRow {
+        endpoint: u8,
+        rank: bool,
+        first: u8,
+        length: u8,
+        is_reversed: bool,
+    },
+    Clear {
+        endpoint: u8,
+    },
+    Batch {
+        endpoint: u8,
+        sequence: u8,
+        timestamp: u8,
+    },
+    Resume {
+        endpoint: u8,
+        next: u8,
+    },
     Restart,
     Pass(u8),
 }
@@ -68,6 +99,15 @@ fuzz_target!(|operations: Vec<Operation>| {
             }
             Operation::RemoveBlocks { endpoint, rank, names } => {
                 let block_hashes = names.into_iter().map(|name| EngineHash(name.into())).collect();
+                let event = BlocksRemoved { block_hashes, ..BlocksRemoved::default() };
+                apply(&scheduler, endpoint, rank, KvEvent::Removed(event), now);
+            }
+            Operation::RemoveRow { endpoint, rank, first, length, is_reversed } => {
+                let names = u64::from(first)..u64::from(first) + u64::from(length);
+                let mut block_hashes: Vec<_> = names.map(EngineHash).collect();
+                if is_reversed {
+                    block_hashes.reverse();
+                }
                 let event = BlocksRemoved { block_hashes, ..BlocksRemoved::default() };
                 apply(&scheduler, endpoint, rank, KvEvent::Removed(event), now);
             }
