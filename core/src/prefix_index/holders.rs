@@ -1,7 +1,7 @@
 //! Who holds a run, and how much of it.
 
+use super::root::RootHolders;
 use super::storage;
-use super::table::RootHolders;
 
 /// One endpoint's share of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

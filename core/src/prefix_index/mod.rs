@@ -17,8 +17,11 @@
 //! * **Never split.** A path that leaves a run, at its end or inside it, goes on in a run of its own. Its first
 //!   hash identifies the whole prefix, so the one root table finds it from anywhere: runs know neither
 //!   parents nor children, and a divergence inside a run of 8192 blocks that 1000 endpoints hold moves nothing.
-//! * **One comparison per run.** If the last comparable hashes are equal, all are; if not, a bisection
-//!   finds where the path leaves. A look-up costs the number of runs, not of blocks.
+//! * **One comparison per run.** If the last comparable hashes are equal, all are; if not, a bisection finds where the
+//!   path leaves. What it reads first, a byte of each of some hashes, is in the one cache line that the root table has
+//!   of a run, so it waits for memory once more at most. A look-up costs the number of runs, not of blocks.
+//! * **Nothing grows at once.** Runs and segments are in chunks and the root table splits piece by piece, so no insert
+//!   waits for millions of entries to move.
 //! * **Shares are lengths.** An engine evicts a prefix from its end, so what an endpoint holds of a run is a number.
 //!   The holders of a run that continues another one hold that other one up to there.
 //! * **Recency in segments.** Each endpoint keeps one list of (run, stretch) in the order of last use. Using a path
@@ -31,6 +34,7 @@
 mod event_index;
 mod holders;
 mod recency;
+mod root;
 mod run;
 mod snapshot;
 mod storage;
@@ -211,7 +215,7 @@ impl PrefixIndex {
     /// Continues the path in the run where it ends, if it ends where that run ends.
     fn extend_last(&mut self, path: &mut [PathStep], rest: &[u64]) -> bool {
         let Some(step) = path.last_mut() else { return false };
-        if self.tree.run(step.run).map(Run::length) != Some(step.common) {
+        if self.tree.length(step.run) != Some(step.common) {
             return false;
         }
         self.tree.extend(step.run, rest);
@@ -323,7 +327,7 @@ impl PrefixIndex {
         }
         let old_id = self.recency.len() as u32;
         let Some(moved) = self.recency.get(id) else { return };
-        let Some(run) = self.tree.runs.get_mut(moved.run as usize) else { return };
+        let Some(run) = self.tree.runs.get_mut(moved.run) else { return };
         let Some(holder) = run.holders.get(moved.endpoint) else { return };
         if holder.segment == old_id {
             run.holders.set(Holder { segment: id, ..holder }, self.recency.slots());

@@ -1,6 +1,6 @@
 //! Which blocks an endpoint used last: one intrusive list of segments per endpoint.
 
-use super::storage;
+use super::storage::{self, Pool};
 
 /// No segment.
 pub(super) const NONE: u32 = u32::MAX;
@@ -38,10 +38,10 @@ pub(super) struct Lane {
 
 const EMPTY_LANE: Lane = Lane { newest: NONE, oldest: NONE, blocks: 0, capacity: 0 };
 
-/// The segments of all endpoints, in one dense vector, and the list of each endpoint through it.
+/// The segments of all endpoints, in one dense pool, and the list of each endpoint through it.
 #[derive(Debug, Default)]
 pub(super) struct Recency {
-    segments: Vec<Segment>,
+    segments: Pool<Segment>,
     lanes: Vec<Lane>,
 }
 
@@ -57,7 +57,7 @@ impl Recency {
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        storage::heap_bytes(&self.segments) + storage::heap_bytes(&self.lanes)
+        self.segments.heap_bytes() + storage::heap_bytes(&self.lanes)
     }
 
     pub(super) fn lane(&self, endpoint: u32) -> Lane {
@@ -81,18 +81,18 @@ impl Recency {
     }
 
     pub(super) fn get(&self, id: u32) -> Option<Segment> {
-        self.segments.get(id as usize).copied()
+        self.segments.get(id).copied()
     }
 
     pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Segment> {
-        self.segments.get_mut(id as usize)
+        self.segments.get_mut(id)
     }
 
     /// Adds a segment as the endpoint's most recent; its blocks are counted by `count`.
     pub(super) fn push(&mut self, endpoint: u32, run: u32, end: u32, deeper: u32, mark: u32) -> u32 {
         let id = self.segments.len() as u32;
         let segment = Segment { run, endpoint, start: 0, end, deeper, newer: NONE, older: NONE, mark };
-        storage::push(&mut self.segments, segment);
+        self.segments.push(segment);
         self.link(id);
         id
     }
@@ -105,23 +105,18 @@ impl Recency {
         }
     }
 
-    /// Removes a segment; true if the last segment of the vector, [`len`](Self::len), has taken its id.
+    /// Removes a segment; true if the last segment of the pool, [`len`](Self::len), has taken its id.
     ///
     /// The caller mends the chain of the segment that moved.
     pub(super) fn remove(&mut self, id: u32) -> bool {
         self.unlink(id);
-        if !storage::remove(&mut self.segments, id) {
+        if !self.segments.remove(id) {
             return false;
         }
         let Some(moved) = self.get(id) else { return false };
         self.set_older(moved.endpoint, moved.newer, id);
         self.set_newer(moved.endpoint, moved.older, id);
         true
-    }
-
-    /// Makes room for so many more segments.
-    pub(super) fn reserve(&mut self, count: usize) {
-        self.segments.reserve_exact(count);
     }
 
     /// Gives one endpoint's list, and its capacity, to another one that has none.
@@ -149,7 +144,7 @@ impl Recency {
     }
 
     fn link(&mut self, id: u32) {
-        let Some(segment) = self.segments.get_mut(id as usize) else { return };
+        let Some(segment) = self.segments.get_mut(id) else { return };
         let Some(lane) = self.lanes.get_mut(segment.endpoint as usize) else { return };
         let second = lane.newest;
         lane.newest = id;
@@ -167,7 +162,7 @@ impl Recency {
 
     /// Says what is older than `id`, which is the list's head if it is [`NONE`].
     fn set_older(&mut self, endpoint: u32, id: u32, older: u32) {
-        if let Some(segment) = self.segments.get_mut(id as usize) {
+        if let Some(segment) = self.segments.get_mut(id) {
             segment.older = older;
         } else if let Some(lane) = self.lanes.get_mut(endpoint as usize) {
             lane.newest = older;
@@ -176,7 +171,7 @@ impl Recency {
 
     /// Says what is newer than `id`, which is the list's end if it is [`NONE`].
     fn set_newer(&mut self, endpoint: u32, id: u32, newer: u32) {
-        if let Some(segment) = self.segments.get_mut(id as usize) {
+        if let Some(segment) = self.segments.get_mut(id) {
             segment.newer = newer;
         } else if let Some(lane) = self.lanes.get_mut(endpoint as usize) {
             lane.oldest = newer;

@@ -2,6 +2,7 @@
 
 use super::holders::Holder;
 use super::recency;
+use super::root::RootEntry;
 use super::tree::Tree;
 use super::{PrefixIndex, Run};
 use crate::Error;
@@ -14,10 +15,10 @@ impl PrefixIndex {
     /// Appends runs, then the segments of each of these endpoints, least recent first.
     pub(crate) fn write_snapshot(&self, endpoints: &[u32], out: &mut Vec<u8>) {
         out.extend((self.tree.runs.len() as u32).to_le_bytes());
-        out.extend(self.tree.runs.iter().flat_map(|run| run.length().to_le_bytes()));
-        for run in &self.tree.runs {
-            out.extend(run.hashes.iter().flat_map(|hash| hash.to_le_bytes()));
-        }
+        let root = |run: &Run| self.tree.roots.get(run.first());
+        let hashes = || self.tree.runs.iter().map(|run| root(run).map_or(&[][..], RootEntry::hashes));
+        out.extend(hashes().flat_map(|hashes| (hashes.len() as u32).to_le_bytes()));
+        out.extend(hashes().flatten().flat_map(|hash| hash.to_le_bytes()));
         for &endpoint in endpoints {
             let start = out.len();
             out.extend(0_u32.to_le_bytes());
@@ -55,8 +56,10 @@ impl PrefixIndex {
             index.read_segments(input, endpoint, &mut starts)?;
         }
         for id in 0..index.tree.runs.len() as u32 {
-            let run = index.tree.run(id).filter(|run| run.holders.longest() == run.length());
-            run.ok_or_else(|| invalid("blocks that nobody holds"))?;
+            let longest = index.tree.run(id).map(|run| run.holders.longest());
+            (longest == index.tree.length(id))
+                .then_some(())
+                .ok_or_else(|| invalid("blocks that nobody holds"))?;
         }
         Ok(index)
     }
@@ -71,11 +74,10 @@ impl PrefixIndex {
         let segments = input.take(count.checked_mul(SEGMENT_BYTES).ok_or_else(|| invalid("a length"))?)?;
         let (segments, _) = segments.as_chunks::<SEGMENT_BYTES>();
         let first_id = self.recency.len() as u32;
-        self.recency.reserve(count);
         for segment in segments {
             let mut numbers = Input::new(segment);
             let (run, start, end) = (numbers.u32()?, numbers.u32()?, numbers.u32()?);
-            let length = self.tree.run(run).map_or(0, Run::length);
+            let length = self.tree.length(run).unwrap_or(0);
             let state = starts.get_mut(run as usize).ok_or_else(|| invalid("a run that is not there"))?;
             let (deeper, share_start) = *state;
             let fits = if deeper == recency::NONE { end <= length } else { end == share_start };
@@ -141,7 +143,7 @@ fn read_runs(input: &mut Input<'_>) -> Result<Tree, Error> {
     let count = input.u32()? as usize;
     let lengths = input.take(count.checked_mul(size_of::<u32>()).ok_or_else(|| invalid("a length"))?)?;
     let (lengths, _) = lengths.as_chunks::<4>();
-    let mut tree = Tree::with_runs(count);
+    let mut tree = Tree::new();
     for length in lengths {
         let length = u32::from_le_bytes(*length) as usize;
         let bytes = input.take(length.checked_mul(size_of::<u64>()).ok_or_else(|| invalid("a length"))?)?;

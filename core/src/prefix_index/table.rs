@@ -1,97 +1,43 @@
 //! The root table: from the chained hash of a run's first block to the run.
 
-/// What a look-up needs of a run, kept beside its key: if few endpoints hold the run, or up to 64 all of it, a hit on
-/// the whole run touches one cache line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RootEntry {
-    /// Chained hash of the run's first block: the key.
-    pub(super) first: u64,
-    /// Chained hash of the run's last block.
-    pub(super) last: u64,
-    /// Position of the run in the index; [`VACANT`] in an unused entry.
-    pub(super) run: u32,
-    /// Blocks in the run, with [`ALL`] added if `holders` is a set of endpoints.
-    length: u32,
-    /// A set of endpoints below 64, or one endpoint in the low and its blocks in the high half.
-    holders: u64,
-}
+use super::root::RootEntry;
+use super::storage;
 
-/// The holders of a run as far as its root entry knows them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RootHolders {
-    /// One endpoint holds this many blocks of the run.
-    One { endpoint: u32, held: u32 },
-    /// The endpoints whose bits are set hold all of the run.
-    All(u64),
-    /// They have to be read from the run.
-    InRun,
-}
+const SMALLEST: usize = 8;
+/// Entries per segment on average; the most, just before a split, is about twice as many.
+const PER_SEGMENT: usize = 1536;
 
-const ALL: u32 = 1 << 31;
-const VACANT: u32 = u32::MAX;
-const VACANT_ENTRY: RootEntry = RootEntry { first: 0, last: 0, run: VACANT, length: 0, holders: u64::MAX };
-
-impl RootEntry {
-    pub(super) fn new(run: u32, hashes: &[u64], holders: RootHolders) -> Self {
-        let mut entry = Self { run, first: hashes.first().copied().unwrap_or_default(), ..VACANT_ENTRY };
-        entry.update(hashes, holders);
-        entry
-    }
-
-    /// Takes over what has changed at the end of the run.
-    pub(super) fn update(&mut self, hashes: &[u64], holders: RootHolders) {
-        self.last = hashes.last().copied().unwrap_or_default();
-        self.length = hashes.len() as u32;
-        self.holders = match holders {
-            RootHolders::One { endpoint, held } => u64::from(held) << 32 | u64::from(endpoint),
-            RootHolders::All(endpoints) => {
-                self.length |= ALL;
-                endpoints
-            }
-            RootHolders::InRun => u64::MAX,
-        };
-    }
-
-    /// Blocks in the run.
-    #[inline]
-    pub(super) fn length(&self) -> u32 {
-        self.length & !ALL
-    }
-
-    #[inline]
-    pub(super) fn holders(&self) -> RootHolders {
-        if self.length & ALL != 0 {
-            RootHolders::All(self.holders)
-        } else if self.holders == u64::MAX {
-            RootHolders::InRun
-        } else {
-            RootHolders::One { endpoint: self.holders as u32, held: (self.holders >> 32) as u32 }
-        }
-    }
-}
-
-const SMALLEST: usize = 16;
-
-/// Open addressing with linear probing and backward-shift deletion: no tombstones, so churn leaves no trace.
+/// Linear hashing: segments that split one after the other, so that no insertion stops for a table of millions to be rebuilt.
 ///
-/// At most three quarters of the entries are in use, so every probe sequence ends at a vacant one.
+/// Each segment is a small table of its own with open addressing, linear probing and backward-shift deletion: no
+/// tombstones, so churn leaves no trace. An insertion moves the entries of one segment, or of two, at most.
 #[derive(Debug)]
 pub(super) struct RootTable {
-    /// A power of two of entries, two to a cache line.
+    segments: Vec<Segment>,
+    /// The low bits of keys that tell the segments apart.
+    mask: usize,
+    used: usize,
+    /// What the segments occupy outside of `segments`.
+    segment_bytes: usize,
+}
+
+/// Entries, and a byte of the key of each: what is not in the table is mostly settled by these bytes, of which
+/// the caches hold sixty times as many as of entries.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Segment {
+    /// By slot, [`VACANT`] in an unused one; at most two thirds are in use, so every probe sequence ends.
+    tags: Vec<u8>,
     entries: Vec<RootEntry>,
     used: usize,
-    /// `64 - log2(entries.len())`.
-    shift: u32,
 }
+
+const VACANT: u8 = 0;
 
 impl RootTable {
     pub(super) fn new() -> Self {
-        Self::with_entries(SMALLEST)
-    }
-
-    /// A table that does not grow before it has so many entries.
-    pub(super) fn with_room(count: usize) -> Self {
-        Self::with_entries(count + count / 3 + 1)
+        let segment = Segment::with_slots(SMALLEST);
+        Self { segment_bytes: segment.heap_bytes(), segments: vec![segment], mask: 0, used: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -99,117 +45,218 @@ impl RootTable {
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        super::storage::heap_bytes(&self.entries)
+        self.segment_bytes + storage::heap_bytes(&self.segments)
     }
 
     #[inline]
     pub(super) fn get(&self, first: u64) -> Option<&RootEntry> {
-        let mut at = self.home(first);
-        loop {
-            let entry = self.entries.get(at)?;
-            if entry.first == first && entry.run != VACANT {
-                return Some(entry);
-            }
-            if entry.run == VACANT {
-                return None;
-            }
-            at = self.after(at);
-        }
+        let key = key(first);
+        let id = key as usize & self.mask;
+        let segment = self.segments.get(id).or_else(|| self.segments.get(id & (self.mask >> 1)))?;
+        segment.entries.get(segment.slot(key, first)?)
     }
 
     pub(super) fn get_mut(&mut self, first: u64) -> Option<&mut RootEntry> {
-        let at = self.position(first)?;
-        self.entries.get_mut(at)
+        let key = key(first);
+        let segment = self.segment_of(key);
+        let segment = self.segments.get_mut(segment)?;
+        let slot = segment.slot(key, first)?;
+        segment.entries.get_mut(slot)
     }
 
     /// Adds an entry whose key is not in the table yet.
     pub(super) fn insert(&mut self, entry: RootEntry) {
-        if (self.used + 1) * 4 > self.entries.len() * 3 {
-            self.resize(self.entries.len() * 2);
-        }
-        self.place(entry);
+        let key = key(entry.first);
+        self.change(self.segment_of(key), |segment| {
+            let slots = segment.tags.len();
+            if (segment.used + 1) * 3 > slots * 2 {
+                segment.resize(slots + slots / 2);
+            }
+            segment.place(key, entry);
+        });
         self.used += 1;
+        if self.used > self.segments.len() * PER_SEGMENT {
+            self.split();
+        }
     }
 
-    /// Removes the entry of `first`, and moves those behind it up so that no probe sequence is interrupted.
+    /// Removes the entry of `first`, if it is there.
     pub(super) fn remove(&mut self, first: u64) {
-        let Some(mut hole) = self.position(first) else { return };
+        let key = key(first);
+        let id = self.segment_of(key);
+        let Some(slot) = self.segments.get(id).and_then(|segment| segment.slot(key, first)) else { return };
+        self.change(id, |segment| {
+            segment.remove(slot);
+            if segment.used * 4 < segment.tags.len() {
+                segment.resize(roomy(segment.used));
+            }
+        });
+        self.used -= 1;
+        if self.segments.len() > 1 && self.used < self.segments.len() * PER_SEGMENT / 2 {
+            self.merge();
+        }
+    }
+
+    /// The segment of a key: its low bits, without the highest of them where there is no such segment yet.
+    #[inline]
+    fn segment_of(&self, key: u64) -> usize {
+        let id = key as usize & self.mask;
+        if id < self.segments.len() { id } else { id & (self.mask >> 1) }
+    }
+
+    /// Changes a segment and keeps the sum of bytes true.
+    fn change(&mut self, id: usize, change: impl FnOnce(&mut Segment)) {
+        let Some(segment) = self.segments.get_mut(id) else { return };
+        self.segment_bytes -= segment.heap_bytes();
+        change(segment);
+        self.segment_bytes += segment.heap_bytes();
+    }
+
+    /// Moves the keys of one segment that have one more bit to a new one.
+    #[cold]
+    fn split(&mut self) {
+        let new = self.segments.len();
+        storage::push(&mut self.segments, Segment::with_slots(0));
+        let bit = 1 << new.ilog2();
+        let old = new - bit;
+        self.mask = 2 * bit - 1;
+        let Some(segment) = self.segments.get_mut(old) else { return };
+        self.segment_bytes -= segment.heap_bytes();
+        let entries = std::mem::replace(segment, Segment::with_slots(0)).into_entries();
+        let (moved, kept): (Vec<_>, Vec<_>) = entries.partition(|entry| key(entry.first) as usize & bit != 0);
+        for (id, entries) in [(old, kept), (new, moved)] {
+            let filled = Segment::filled(entries);
+            self.segment_bytes += filled.heap_bytes();
+            if let Some(segment) = self.segments.get_mut(id) {
+                *segment = filled;
+            }
+        }
+    }
+
+    /// Undoes the last split.
+    #[cold]
+    fn merge(&mut self) {
+        let Some(last) = self.segments.pop() else { return };
+        storage::release(&mut self.segments);
+        self.segment_bytes -= last.heap_bytes();
+        let id = self.segments.len();
+        let bit = 1 << id.ilog2();
+        // The highest segment that is left is `id - 1`.
+        self.mask = if id == bit { bit - 1 } else { 2 * bit - 1 };
+        self.change(id - bit, |segment| {
+            segment.resize(roomy(segment.used + last.used));
+            last.into_entries().for_each(|entry| segment.place(key(entry.first), entry));
+        });
+    }
+}
+
+impl Segment {
+    fn with_slots(slots: usize) -> Self {
+        let entries = std::iter::repeat_with(RootEntry::default).take(slots).collect();
+        Self { tags: vec![VACANT; slots], entries, used: 0 }
+    }
+
+    fn filled(entries: Vec<RootEntry>) -> Self {
+        let mut segment = Self::with_slots(roomy(entries.len()));
+        entries.into_iter().for_each(|entry| segment.place(key(entry.first), entry));
+        segment
+    }
+
+    fn heap_bytes(&self) -> usize {
+        storage::heap_bytes(&self.tags) + storage::heap_bytes(&self.entries)
+    }
+
+    fn into_entries(self) -> impl Iterator<Item = RootEntry> {
+        self.entries.into_iter().zip(self.tags).filter(|(_, tag)| *tag != VACANT).map(|(entry, _)| entry)
+    }
+
+    #[inline]
+    fn slot(&self, key: u64, first: u64) -> Option<usize> {
+        let tag = tag(key);
+        let mut at = self.home(key);
+        loop {
+            let found = *self.tags.get(at)?;
+            if found == tag && self.entries.get(at)?.first == first {
+                return Some(at);
+            }
+            if found == VACANT {
+                return None;
+            }
+            at = self.after(at);
+        }
+    }
+
+    /// Puts an entry into the first vacant slot for it.
+    fn place(&mut self, key: u64, entry: RootEntry) {
+        let mut at = self.home(key);
+        while self.tags.get(at).is_some_and(|&found| found != VACANT) {
+            at = self.after(at);
+        }
+        if let (Some(slot), Some(place)) = (self.tags.get_mut(at), self.entries.get_mut(at)) {
+            *slot = tag(key);
+            *place = entry;
+            self.used += 1;
+        }
+    }
+
+    /// Vacates a slot, and moves those behind it up so that no probe sequence is interrupted.
+    fn remove(&mut self, mut hole: usize) {
         let mut at = self.after(hole);
-        while let Some(&entry) = self.entries.get(at)
-            && entry.run != VACANT
+        while let (Some(&found), Some(entry)) = (self.tags.get(at), self.entries.get(at))
+            && found != VACANT
         {
-            if self.distance(self.home(entry.first), at) >= self.distance(hole, at) {
-                self.write(hole, entry);
+            if self.distance(self.home(key(entry.first)), at) >= self.distance(hole, at) {
+                self.tags.swap(hole, at);
+                self.entries.swap(hole, at);
                 hole = at;
             }
             at = self.after(at);
         }
-        self.write(hole, VACANT_ENTRY);
-        self.used -= 1;
-        if self.used * 8 < self.entries.len() && self.entries.len() > SMALLEST {
-            self.resize(self.entries.len() / 4);
+        if let (Some(slot), Some(entry)) = (self.tags.get_mut(hole), self.entries.get_mut(hole)) {
+            *slot = VACANT;
+            *entry = RootEntry::default();
+            self.used -= 1;
         }
     }
 
-    fn with_entries(count: usize) -> Self {
-        let count = count.next_power_of_two().max(SMALLEST);
-        Self { entries: vec![VACANT_ENTRY; count], used: 0, shift: u64::BITS - count.trailing_zeros() }
-    }
-
-    fn position(&self, first: u64) -> Option<usize> {
-        let mut at = self.home(first);
-        loop {
-            let entry = self.entries.get(at)?;
-            if entry.run == VACANT {
-                return None;
-            }
-            if entry.first == first {
-                return Some(at);
-            }
-            at = self.after(at);
+    fn resize(&mut self, slots: usize) {
+        if slots != self.tags.len() {
+            let old = std::mem::replace(self, Self::with_slots(slots));
+            old.into_entries().for_each(|entry| self.place(key(entry.first), entry));
         }
     }
 
-    fn place(&mut self, entry: RootEntry) {
-        let mut at = self.home(entry.first);
-        while self.entries.get(at).is_some_and(|found| found.run != VACANT) {
-            at = self.after(at);
-        }
-        self.write(at, entry);
-    }
-
-    fn write(&mut self, at: usize, entry: RootEntry) {
-        if let Some(slot) = self.entries.get_mut(at) {
-            *slot = entry;
-        }
-    }
-
-    /// The entries are visited in the order of their high bits, so both tables are walked front to back.
-    #[cold]
-    fn resize(&mut self, count: usize) {
-        let old = std::mem::replace(self, Self::with_entries(count));
-        self.used = old.used;
-        for entry in old.entries {
-            if entry.run != VACANT {
-                self.place(entry);
-            }
-        }
-    }
-
-    /// Fibonacci hashing: the high bits of the product depend on all bits of the key.
     #[inline]
-    fn home(&self, first: u64) -> usize {
-        (first.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    fn home(&self, key: u64) -> usize {
+        // The high half, scaled to the number of slots; the low bits are those of the segment.
+        (((key >> 32) * self.tags.len() as u64) >> 32) as usize
     }
 
     #[inline]
     fn after(&self, at: usize) -> usize {
-        (at + 1) & (self.entries.len() - 1)
+        if at + 1 == self.tags.len() { 0 } else { at + 1 }
     }
 
     fn distance(&self, from: usize, to: usize) -> usize {
-        to.wrapping_sub(from) & (self.entries.len() - 1)
+        if to >= from { to - from } else { to + self.tags.len() - from }
     }
+}
+
+/// Slots for so many entries, half of them in use.
+fn roomy(entries: usize) -> usize {
+    (2 * entries).max(SMALLEST)
+}
+
+/// The byte of a key that is kept beside its entry, never [`VACANT`].
+#[inline]
+fn tag(key: u64) -> u8 {
+    (key >> 24) as u8 | 1
+}
+
+/// Fibonacci hashing: the high bits of the product depend on all bits of the hash.
+#[inline]
+fn key(first: u64) -> u64 {
+    first.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]
@@ -221,6 +268,10 @@ mod tests {
 
     use super::*;
 
+    fn entry(first: u64, run: u32) -> RootEntry {
+        RootEntry::new(run, vec![first])
+    }
+
     proptest! {
         #[test]
         fn agrees_with_a_hash_map(operations in prop::collection::vec((any::<bool>(), 0..200u64), 0..600)) {
@@ -231,7 +282,7 @@ mod tests {
                     table.remove(key);
                     expected.remove(&key);
                 } else if let Entry::Vacant(vacant) = expected.entry(key) {
-                    table.insert(RootEntry { first: key, run: step, ..VACANT_ENTRY });
+                    table.insert(entry(key, step));
                     vacant.insert(step);
                 }
                 prop_assert_eq!(table.len(), expected.len());
@@ -242,17 +293,29 @@ mod tests {
         }
     }
 
+    fn bytes_of_segments(table: &RootTable) -> usize {
+        table.segments.iter().map(Segment::heap_bytes).sum()
+    }
+
     #[test]
-    fn shrinks_after_a_peak() {
+    fn splits_and_merges_keep_every_entry() {
+        const COUNT: u32 = 10_000;
         let mut table = RootTable::new();
-        for key in 0..10_000 {
-            table.insert(RootEntry { first: key, run: 1, ..VACANT_ENTRY });
+        let empty = table.heap_bytes();
+        for run in 0..COUNT {
+            table.insert(entry(run.into(), run));
+            assert_eq!(table.segments.len(), (run as usize + 1).div_ceil(PER_SEGMENT));
         }
-        let peak = table.heap_bytes();
-        for key in 10..10_000 {
-            table.remove(key);
+        assert_eq!(bytes_of_segments(&table), table.segment_bytes);
+        assert!(table.heap_bytes() < COUNT as usize * 150, "{}", table.heap_bytes());
+        assert!((0..COUNT).all(|run| table.get(run.into()).is_some_and(|entry| entry.run == run)));
+        for run in 10..COUNT {
+            table.remove(run.into());
+            assert!(table.get(run.into()).is_none());
+            assert!(run % 100 != 0 || (run + 1..COUNT).all(|run| table.get(run.into()).is_some()));
         }
-        assert!(table.heap_bytes() < peak / 100);
+        assert_eq!(bytes_of_segments(&table), table.segment_bytes);
         assert!((0..10).all(|key| table.get(key).is_some()));
+        assert!(table.heap_bytes() < empty + 2_000, "{}", table.heap_bytes());
     }
 }

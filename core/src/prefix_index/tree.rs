@@ -1,16 +1,17 @@
 //! The tree of prefixes: its runs, the root table that finds them, and the look-up.
 
-use super::holders::{self, Holder};
+use super::holders::{self, Holder, Holders};
+use super::root::{RootEntry, RootHolders};
 use super::run::Run;
-use super::storage;
-use super::table::{RootEntry, RootHolders, RootTable};
+use super::storage::Pool;
+use super::table::RootTable;
 
 /// Runs by id, and what has to stay true about them whoever forgets what and why.
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) roots: RootTable,
-    pub(super) runs: Vec<Run>,
-    /// What the runs and their holders occupy outside `runs`.
+    pub(super) runs: Pool<Run>,
+    /// What hashes and holders of the runs occupy outside of `roots` and `runs`.
     pub(super) run_bytes: usize,
     pub(super) unique_blocks: usize,
     pub(super) holdings: usize,
@@ -26,21 +27,27 @@ pub(super) struct PathStep {
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self { roots: RootTable::new(), runs: Vec::new(), run_bytes: 0, unique_blocks: 0, holdings: 0 }
-    }
-
-    /// An empty tree with room for so many runs.
-    pub(super) fn with_runs(count: usize) -> Self {
-        Self { roots: RootTable::with_room(count), runs: Vec::with_capacity(count), ..Self::new() }
+        Self { roots: RootTable::new(), runs: Pool::default(), run_bytes: 0, unique_blocks: 0, holdings: 0 }
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.run_bytes + self.roots.heap_bytes() + storage::heap_bytes(&self.runs)
+        self.run_bytes + self.roots.heap_bytes() + self.runs.heap_bytes()
     }
 
     #[inline]
     pub(super) fn run(&self, id: u32) -> Option<&Run> {
-        self.runs.get(id as usize)
+        self.runs.get(id)
+    }
+
+    /// The root entry of a run.
+    #[inline]
+    pub(super) fn root(&self, id: u32) -> Option<&RootEntry> {
+        self.roots.get(self.run(id)?.first())
+    }
+
+    /// Blocks in a run.
+    pub(super) fn length(&self, id: u32) -> Option<u32> {
+        self.root(id).map(RootEntry::length)
     }
 
     pub(super) fn holder(&self, run: u32, endpoint: u32) -> Option<Holder> {
@@ -54,11 +61,17 @@ impl Tree {
     pub(super) fn find(&self, hashes: &[u64], matched: &mut [u32]) {
         matched.fill(0);
         let mut walk = self.walk(hashes);
-        let mut current = walk.next();
-        while let Some(found) = current {
-            let deeper = walk.next();
-            self.record(found, deeper, matched);
-            current = deeper;
+        let mut above = None;
+        loop {
+            let next = walk.next().map(|found| (found, self.listed_holders(found.root)));
+            if let Some((found, holders)) = above {
+                let deeper = next.and_then(|(_, holders)| holders);
+                record(found, holders, deeper, matched);
+            }
+            if next.is_none() {
+                return;
+            }
+            above = next;
         }
     }
 
@@ -66,21 +79,30 @@ impl Tree {
         Walk { tree: self, path, start: 0 }
     }
 
+    /// The holders of a run whose root entry does not have them all.
     #[inline]
-    fn record(&self, found: Found<'_>, deeper: Option<Found<'_>>, matched: &mut [u32]) {
-        let Found { root, start, common } = found;
+    fn listed_holders(&self, root: &RootEntry) -> Option<&Holders> {
         match root.holders() {
-            RootHolders::One { endpoint, held } => {
-                if let Some(slot) = matched.get_mut(endpoint as usize) {
-                    *slot = start + held.min(common);
-                }
+            RootHolders::InRun => Some(&self.run(root.run)?.holders),
+            RootHolders::One { .. } | RootHolders::All(_) => None,
+        }
+    }
+}
+
+/// Writes the match of the holders of one run on the path.
+#[inline]
+fn record(found: Found<'_>, holders: Option<&Holders>, deeper: Option<&Holders>, matched: &mut [u32]) {
+    let Found { root, start, common } = found;
+    match root.holders() {
+        RootHolders::One { endpoint, held } => {
+            if let Some(slot) = matched.get_mut(endpoint as usize) {
+                *slot = start + held.min(common);
             }
-            RootHolders::All(endpoints) => holders::record_all(endpoints, start + common, matched),
-            RootHolders::InRun => {
-                let Some(run) = self.run(root.run) else { return };
-                let deeper = deeper.filter(|deeper| deeper.root.holders() == RootHolders::InRun);
-                let deeper = deeper.and_then(|deeper| self.run(deeper.root.run));
-                run.holders.record(start, common, deeper.map(|run| &run.holders), matched);
+        }
+        RootHolders::All(endpoints) => holders::record_all(endpoints, start + common, matched),
+        RootHolders::InRun => {
+            if let Some(holders) = holders {
+                holders.record(start, common, deeper, matched);
             }
         }
     }
@@ -111,12 +133,7 @@ impl<'a> Iterator for Walk<'a> {
     #[inline]
     fn next(&mut self) -> Option<Found<'a>> {
         let root = self.tree.roots.get(*self.path.first()?)?;
-        let length = root.length();
-        let common = if self.path.get(length as usize - 1) == Some(&root.last) {
-            length
-        } else {
-            self.tree.run(root.run)?.common_prefix(self.path)
-        };
+        let common = root.common_prefix(self.path);
         let found = Found { root, start: self.start, common };
         self.start += common;
         self.path = self.path.get(common as usize..)?;
@@ -128,10 +145,10 @@ impl<'a> Iterator for Walk<'a> {
 impl Tree {
     /// Lengthens a run by blocks that no run holds yet. The caller makes them held.
     pub(super) fn extend(&mut self, id: u32, hashes: &[u64]) {
-        let Some(run) = self.runs.get_mut(id as usize) else { return };
-        self.run_bytes -= run.heap_bytes();
-        run.extend(hashes);
-        self.run_bytes += run.heap_bytes();
+        let Some(root) = self.runs.get(id).and_then(|run| self.roots.get_mut(run.first())) else { return };
+        self.run_bytes -= root.heap_bytes();
+        root.extend(hashes);
+        self.run_bytes += root.heap_bytes();
         self.unique_blocks += hashes.len();
     }
 
@@ -143,23 +160,23 @@ impl Tree {
     /// The same with hashes that are the run's own already.
     pub(super) fn add_run_of(&mut self, hashes: Vec<u64>) -> u32 {
         let id = self.runs.len() as u32;
-        self.roots.insert(RootEntry::new(id, &hashes, RootHolders::InRun));
-        self.unique_blocks += hashes.len();
-        let run = Run::new(hashes);
-        self.run_bytes += run.heap_bytes();
-        storage::push(&mut self.runs, run);
+        let root = RootEntry::new(id, hashes);
+        self.unique_blocks += root.hashes().len();
+        self.run_bytes += root.heap_bytes();
+        self.runs.push(Run::new(root.first));
+        self.roots.insert(root);
         id
     }
 
     pub(super) fn set_holder(&mut self, run: u32, holder: Holder, slots: usize) {
-        self.change_holders(run, |run| run.holders.set(holder, slots));
+        self.change_holders(run, |holders, _| holders.set(holder, slots));
     }
 
     /// Puts a share in the place of another endpoint's.
     pub(super) fn replace_holder(&mut self, run: u32, endpoint: u32, holder: Holder, slots: usize) {
-        self.change_holders(run, |run| {
-            run.holders.remove(endpoint);
-            run.holders.set(holder, slots);
+        self.change_holders(run, |holders, _| {
+            holders.remove(endpoint);
+            holders.set(holder, slots);
         });
     }
 
@@ -168,17 +185,17 @@ impl Tree {
         let Some(holder) = self.holder(run, endpoint) else { return };
         self.holdings -= usize::from(length == 0);
         let mut idle = 0;
-        self.change_holders(run, |run| {
+        self.change_holders(run, |holders, root| {
             if length == 0 {
-                run.holders.remove(endpoint);
+                holders.remove(endpoint);
             } else {
-                run.holders.set(Holder { length, ..holder }, slots);
+                holders.set(Holder { length, ..holder }, slots);
             }
-            if holder.length == run.length() {
-                let longest = run.holders.longest();
-                idle = run.length() - longest;
+            if holder.length == root.length() {
+                let longest = holders.longest();
+                idle = root.length() - longest;
                 if longest > 0 {
-                    run.truncate(longest);
+                    root.truncate(longest);
                 }
             }
         });
@@ -188,13 +205,13 @@ impl Tree {
     /// Removes a run that nobody holds; the last run, if it is another one, takes its id.
     pub(super) fn remove_run(&mut self, id: u32) -> Option<&Run> {
         let run = self.run(id)?;
-        let (first, bytes) = (run.first(), run.heap_bytes());
+        let first = run.first();
+        self.run_bytes -= run.holders.heap_bytes() + self.roots.get(first).map_or(0, RootEntry::heap_bytes);
         self.roots.remove(first);
-        self.run_bytes -= bytes;
-        if !storage::remove(&mut self.runs, id) {
+        if !self.runs.remove(id) {
             return None;
         }
-        let moved = self.runs.get(id as usize)?;
+        let moved = self.runs.get(id)?;
         if let Some(root) = self.roots.get_mut(moved.first()) {
             root.run = id;
         }
@@ -202,13 +219,12 @@ impl Tree {
     }
 
     /// Changes a run and keeps the sum of bytes and the run's root entry true.
-    fn change_holders(&mut self, id: u32, change: impl FnOnce(&mut Run)) {
-        let Some(run) = self.runs.get_mut(id as usize) else { return };
-        self.run_bytes -= run.heap_bytes();
-        change(run);
-        self.run_bytes += run.heap_bytes();
-        if let Some(root) = self.roots.get_mut(run.first()) {
-            root.update(&run.hashes, run.root_holders());
-        }
+    fn change_holders(&mut self, id: u32, change: impl FnOnce(&mut Holders, &mut RootEntry)) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let Some(root) = self.roots.get_mut(run.first()) else { return };
+        self.run_bytes -= run.holders.heap_bytes() + root.heap_bytes();
+        change(&mut run.holders, root);
+        self.run_bytes += run.holders.heap_bytes() + root.heap_bytes();
+        root.set_holders(run.holders.summary(root.length()));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::holders::{Holder, Holders};
 use super::recency::NONE;
-use super::table::{RootEntry, RootHolders};
+use super::root::{RootEntry, RootHolders};
 use super::{PrefixIndex, Run};
 
 impl PrefixIndex {
@@ -29,16 +29,18 @@ impl PrefixIndex {
     fn validate_runs(&self) -> Result<(), String> {
         let mut hashes = HashSet::new();
         let (mut bytes, mut holdings, mut segments) = (0, 0, 0);
-        for (id, run) in (0..).zip(&self.tree.runs) {
-            bytes += run.heap_bytes();
+        for (id, run) in (0..).zip(self.tree.runs.iter()) {
+            bytes += run.holders.heap_bytes();
             holdings += run.holders.count();
-            ensure(run.hashes.iter().all(|&hash| hashes.insert(hash)), || {
+            let root = self.tree.root(id).ok_or_else(|| format!("run {id} is not in the root table"))?;
+            bytes += root.heap_bytes();
+            ensure(root.hashes().iter().all(|&hash| hashes.insert(hash)), || {
                 format!("run {id} repeats a hash")
             })?;
-            ensure(run.length() > 0 && run.holders.longest() == run.length(), || {
-                format!("run {id} has {} blocks, its longest share {}", run.length(), run.holders.longest())
+            ensure(root.length() > 0 && run.holders.longest() == root.length(), || {
+                format!("run {id} has {} blocks, its longest share {}", root.length(), run.holders.longest())
             })?;
-            self.validate_root(id, run)?;
+            validate_root(id, root, run)?;
             ensure(!matches!(&run.holders, Holders::Dense(dense) if !dense.is_consistent()), || {
                 format!("run {id} has inconsistent holders: {:?}", run.holders)
             })?;
@@ -69,18 +71,6 @@ impl PrefixIndex {
         })?;
         ensure(hashes.len() == self.tree.unique_blocks, || format!("unique blocks: {}", hashes.len()))?;
         ensure(segments == self.recency.len(), || format!("segments in chains: {segments}"))
-    }
-
-    fn validate_root(&self, id: u32, run: &Run) -> Result<(), String> {
-        let Some(root) = self.tree.roots.get(run.first()) else {
-            return Err(format!("run {id} is not in the root table"));
-        };
-        ensure(*root == RootEntry::new(id, &run.hashes, run.root_holders()), || {
-            format!("the root entry of run {id} is stale: {root:?}")
-        })?;
-        ensure((run.holders.count() == 1) == matches!(root.holders(), RootHolders::One { .. }), || {
-            format!("run {id} keeps one holder as if there were several: {root:?}")
-        })
     }
 
     /// Checks the segments of one share from its head to its end; returns their number.
@@ -133,6 +123,16 @@ impl PrefixIndex {
         })?;
         Ok(count)
     }
+}
+
+fn validate_root(id: u32, root: &RootEntry, run: &Run) -> Result<(), String> {
+    let holders = run.holders.summary(root.length());
+    ensure(root.run == id && root.holders() == holders && root.is_consistent(), || {
+        format!("the root entry of run {id} is stale: {root:?}")
+    })?;
+    ensure((run.holders.count() == 1) == matches!(holders, RootHolders::One { .. }), || {
+        format!("run {id} keeps one holder as if there were several: {holders:?}")
+    })
 }
 
 fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {

@@ -122,7 +122,7 @@ impl EventIndex {
     /// The chained hash of a block.
     #[must_use]
     pub fn hash(&self, position: Position) -> Option<u64> {
-        self.tree.run(position.run)?.hashes.get(position.offset as usize).copied()
+        self.tree.root(position.run)?.hashes().get(position.offset as usize).copied()
     }
 
     /// Notes that a lane now holds these blocks; a block that it holds already takes the new name.
@@ -135,7 +135,7 @@ impl EventIndex {
         let mut end = None;
         if let Some(Position { run, offset }) = blocks.parent {
             let start = offset + 1;
-            known = self.tree.run(run).map_or(0, |run| run.common_prefix_after(start, blocks.hashes));
+            known = self.tree.root(run).map_or(0, |root| root.common_prefix_after(start, blocks.hashes));
             self.hold(lane, run, start, blocks, 0..known);
             end = Some((run, start + known));
         }
@@ -143,11 +143,8 @@ impl EventIndex {
             let rest = blocks.hashes.get(known as usize..).unwrap_or_default();
             let length = rest.len() as u32;
             let (run, start, common) = match (self.tree.roots.get(*first), end) {
-                (Some(root), _) => {
-                    let run = root.run;
-                    (run, 0, self.tree.run(run).map_or(0, |run| run.common_prefix(rest)))
-                }
-                (None, Some((run, start))) if self.tree.run(run).map(Run::length) == Some(start) => {
+                (Some(root), _) => (root.run, 0, root.common_prefix(rest)),
+                (None, Some((run, start))) if self.tree.length(run) == Some(start) => {
                     self.tree.extend(run, rest);
                     (run, start, length)
                 }
@@ -436,7 +433,7 @@ impl EventIndex {
     fn shorten(&mut self, lane: u32, run: u32, length: u32) {
         let Some(holder) = self.tree.holder(run, lane) else { return };
         let Some(share) = self.shares.get(holder.segment) else { return };
-        let before = self.tree.run(run).map_or(0, Run::length);
+        let before = self.tree.length(run).unwrap_or(0);
         self.shares.count(lane, -((holder.length - length) as isize));
         self.tree.shorten_share(run, lane, length, self.shares.slots());
         let after = self.tree.run(run).map_or(0, |run| run.holders.longest());

@@ -13,13 +13,16 @@ impl EventIndex {
     pub fn validate(&self) -> Result<(), String> {
         self.names.validate()?;
         let mut shares = 0;
-        for (id, run) in (0..).zip(&self.tree.runs) {
+        let (mut blocks, mut bytes) = (0, 0);
+        for (id, run) in (0..).zip(self.tree.runs.iter()) {
             let root =
                 self.tree.roots.get(run.first()).ok_or(format!("run {id} is not in the root table"))?;
-            ensure(root.run == id && root.length() == run.length(), || format!("stale root of run {id}"))?;
-            ensure(run.length() > 0 && run.holders.longest() == run.length(), || {
-                format!("run {id} has {} blocks, its longest share {}", run.length(), run.holders.longest())
+            ensure(root.run == id && root.is_consistent(), || format!("stale root of run {id}"))?;
+            ensure(root.length() > 0 && run.holders.longest() == root.length(), || {
+                format!("run {id} has {} blocks, its longest share {}", root.length(), run.holders.longest())
             })?;
+            blocks += root.hashes().len();
+            bytes += root.heap_bytes() + run.holders.heap_bytes();
             self.validate_link(id)?;
             let mut lanes = Vec::new();
             run.holders.for_each(|holder| lanes.push(holder));
@@ -28,8 +31,6 @@ impl EventIndex {
                 self.validate_share(id, holder.endpoint, holder.length, holder.segment)?;
             }
         }
-        let blocks: usize = self.tree.runs.iter().map(|run| run.hashes.len()).sum();
-        let bytes: usize = self.tree.runs.iter().map(super::Run::heap_bytes).sum();
         ensure(blocks == self.tree.unique_blocks, || format!("unique blocks: {blocks}"))?;
         ensure(bytes == self.tree.run_bytes, || format!("bytes of runs: {bytes}"))?;
         ensure(self.tree.roots.len() == self.tree.runs.len(), || "root entries".to_owned())?;
