@@ -1,11 +1,11 @@
 //! Requests, from the options object that describes one.
 
 use napi::bindgen_prelude::*;
+use napi_derive::napi;
 use p3sched::{Error, Prompt, Request, openai};
 
 use crate::clock::whole;
 use crate::error::{self, from_core, from_napi};
-use napi_derive::napi;
 
 /// Token ids, in an array or a typed array.
 type TokenIds<'a> = Either<Uint32ArraySlice<'a>, Vec<f64>>;
@@ -23,65 +23,68 @@ pub(crate) fn read(fields: &Object<'_>) -> error::Result<Request> {
 /// Sets the fields of a request that the object has; the others stay.
 pub(crate) fn set_fields(request: &mut Request, fields: &Object<'_>) -> error::Result<()> {
     for name in Object::keys(fields).map_err(from_napi)? {
-        let is_known = set_field(request, fields, &name).map_err(|fault| {
-            let reason = fault.reason.clone();
-            from_core(Error::InvalidRequest(format!("field `{name}`: {reason}")))
-        })?;
-        if !is_known {
+        set_field(request, &Field { fields, name: &name }).map_err(from_core)?;
+    }
+    Ok(())
+}
+
+fn set_field(request: &mut Request, field: &Field<'_>) -> std::result::Result<(), Error> {
+    if field.is_absent() {
+        return Ok(());
+    }
+    match field.name {
+        "model" => request.model = field.value("a string")?,
+        "prompt" => {
+            request.prompt = Prompt::Bytes(match field.value::<Text<'_>>("a string or a Uint8Array")? {
+                Either::A(bytes) => bytes.to_vec(),
+                Either::B(text) => text.into_bytes(),
+            });
+        }
+        "tokens" => request.prompt = Prompt::Tokens(token_ids(field)?),
+        "adapter" => request.adapter = Some(field.value("a string")?),
+        "cacheSalt" => request.cache_salt = Some(field.value("a string")?),
+        "session" => request.session = Some(field.value("a string")?),
+        "priority" => request.priority = field.value("a number")?,
+        "stream" => request.stream = field.value("true or false")?,
+        "subset" => request.subset = Some(field.value("an array of strings")?),
+        "explain" => request.explain = field.value("true or false")?,
+        name => {
             let names =
                 "model, prompt, tokens, adapter, cacheSalt, session, priority, stream, subset, explain";
-            let message = format!("unknown field `{name}`, expected one of: {names}");
-            return Err(from_core(Error::InvalidRequest(message)));
+            return Err(Error::InvalidRequest(format!("unknown field `{name}`, expected one of: {names}")));
         }
     }
     Ok(())
 }
 
-/// Whether there is a field of this name.
-fn set_field(request: &mut Request, fields: &Object<'_>, name: &str) -> Result<bool> {
-    if is_absent(fields, name)? {
-        return Ok(true);
+/// One field of an options object.
+struct Field<'a> {
+    fields: &'a Object<'a>,
+    name: &'a str,
+}
+
+impl Field<'_> {
+    fn is_absent(&self) -> bool {
+        let value = self.fields.get::<Unknown<'_>>(self.name).ok().flatten();
+        let kind = value.and_then(|value| value.get_type().ok());
+        matches!(kind, None | Some(ValueType::Undefined | ValueType::Null))
     }
-    match name {
-        "model" => request.model = required(fields, name)?,
-        "prompt" => {
-            request.prompt = Prompt::Bytes(match required::<Text<'_>>(fields, name)? {
-                Either::A(bytes) => bytes.to_vec(),
-                Either::B(text) => text.into_bytes(),
-            });
-        }
-        "tokens" => request.prompt = Prompt::Tokens(token_ids(required(fields, name)?)?),
-        "adapter" => request.adapter = Some(required(fields, name)?),
-        "cacheSalt" => request.cache_salt = Some(required(fields, name)?),
-        "session" => request.session = Some(required(fields, name)?),
-        "priority" => request.priority = required(fields, name)?,
-        "stream" => request.stream = required(fields, name)?,
-        "subset" => request.subset = Some(required(fields, name)?),
-        "explain" => request.explain = required(fields, name)?,
-        _ => return Ok(false),
+
+    fn value<T: FromNapiValue>(&self, right: &str) -> std::result::Result<T, Error> {
+        let value = self.fields.get(self.name).ok().flatten();
+        value.ok_or_else(|| Error::InvalidRequest(format!("field `{}` must be {right}", self.name)))
     }
-    Ok(true)
 }
 
-fn is_absent(fields: &Object<'_>, name: &str) -> Result<bool> {
-    let value: Option<Unknown<'_>> = fields.get(name)?;
-    let absent = |value: Unknown<'_>| Ok(matches!(value.get_type()?, ValueType::Undefined | ValueType::Null));
-    value.map_or(Ok(true), absent)
-}
-
-fn required<T: FromNapiValue>(fields: &Object<'_>, name: &str) -> Result<T> {
-    fields.get(name)?.ok_or_else(|| napi::Error::from_reason("it is missing"))
-}
-
-fn token_ids(ids: TokenIds<'_>) -> Result<Vec<u32>> {
-    let ids = match ids {
+fn token_ids(field: &Field<'_>) -> std::result::Result<Vec<u32>, Error> {
+    let ids = match field.value::<TokenIds<'_>>("an array of numbers or a Uint32Array")? {
         Either::A(ids) => return Ok(ids.to_vec()),
         Either::B(ids) => ids,
     };
     let token_id = |id: &f64| {
         let fits = whole(*id).and_then(|id| u32::try_from(id).ok());
         fits.ok_or_else(|| {
-            napi::Error::from_reason(format!("a token id must be a number below 2^32: `{id}`"))
+            Error::InvalidRequest(format!("a token id must be a whole number below 2^32: `{id}`"))
         })
     };
     ids.iter().map(token_id).collect()

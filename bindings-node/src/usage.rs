@@ -24,7 +24,6 @@ pub struct UsageScanner {
 impl UsageScanner {
     /// A scanner at the beginning of an answer.
     #[napi(constructor, catch_unwind)]
-    #[expect(clippy::new_without_default, reason = "JavaScript makes them")]
     pub fn new() -> Self {
         Self { core: p3sched::usage::UsageScanner::new() }
     }

@@ -22,7 +22,7 @@ function route(body: Uint8Array): Decision {
     return scheduler.pickBody('/v1/chat/completions', body, { explain: true });
   } catch (error) {
     const { code } = error as Error & { code: ErrorCode };
-    if (code === 'InvalidRequest') return scheduler.pick({ model: 'm', tokens: [1, 2], now: 1 } as never);
+    if (code === 'InvalidRequest') return scheduler.pick({ model: 'm', tokens: [1, 2] }, { now: 1 });
     throw error;
   }
 }
