@@ -1,4 +1,6 @@
 //! What crosses the boundary: the only places where pointers are trusted and where panics end.
+//!
+//! What reads arguments is always inlined: most of it is checks that fold away, and a pick has a dozen of them.
 
 use std::any::Any;
 use std::ffi::{CStr, c_char};
@@ -39,14 +41,14 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
 }
 
 /// The handle or structure behind a pointer.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn borrow<'a, T>(pointer: *const T, name: &'static str) -> Result<&'a T, Failure> {
     // SAFETY: the caller's promise, see `read!`.
     unsafe { optional(pointer, name) }?.ok_or_else(|| Failure::null(name))
 }
 
 /// The structure behind a pointer that may be NULL.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn optional<'a, T>(
     pointer: *const T,
     name: &'static str,
@@ -57,7 +59,7 @@ pub(crate) unsafe fn optional<'a, T>(
 }
 
 /// The handle behind a pointer, to be changed: only for handles that one thread uses at a time.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn borrow_mut<'a, T>(pointer: *mut T, name: &'static str) -> Result<&'a mut T, Failure> {
     check_alignment(pointer, name)?;
     // SAFETY: the caller's promise, see `read!`, and that no other thread uses the handle meanwhile.
@@ -65,7 +67,7 @@ pub(crate) unsafe fn borrow_mut<'a, T>(pointer: *mut T, name: &'static str) -> R
 }
 
 /// The place for a result; what is there before is not looked at.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn output<'a, T>(
     pointer: *mut T,
     name: &'static str,
@@ -75,7 +77,7 @@ pub(crate) unsafe fn output<'a, T>(
 }
 
 /// An array, which may be NULL if it is empty.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn array<'a, T>(
     pointer: *const T,
     length: usize,
@@ -89,14 +91,14 @@ pub(crate) unsafe fn array<'a, T>(
     }
     check_alignment(pointer, name)?;
     if length > isize::MAX.unsigned_abs() / size_of::<T>().max(1) {
-        return Err(Failure::argument(&format!("`{name}` must fit into memory: {length} elements")));
+        return Err(Failure::length(name, length));
     }
     // SAFETY: not NULL, aligned and not larger than any object can be; the rest is the caller's promise, see `read!`.
     Ok(unsafe { slice::from_raw_parts(pointer, length) })
 }
 
 /// Bytes, which may be NULL if there are none; `T` is how the C type calls them.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn bytes<'a, T>(
     pointer: *const T,
     length: usize,
@@ -107,14 +109,14 @@ pub(crate) unsafe fn bytes<'a, T>(
 }
 
 /// A text that ends with NUL.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn text<'a>(pointer: *const c_char, name: &'static str) -> Result<&'a str, Failure> {
     // SAFETY: the caller's promise, see `read!`.
     unsafe { optional_text(pointer, name) }?.ok_or_else(|| Failure::null(name))
 }
 
 /// A text that ends with NUL, or none.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn optional_text<'a>(
     pointer: *const c_char,
     name: &'static str,
@@ -132,13 +134,12 @@ pub(crate) unsafe fn optional_text<'a>(
     str::from_utf8(text).map(Some).map_err(|_| Failure::utf8(name))
 }
 
-#[inline]
+#[inline(always)]
 fn check_alignment<T>(pointer: *const T, name: &'static str) -> Result<(), Failure> {
     if pointer.is_aligned() {
         return Ok(());
     }
-    let right = align_of::<T>();
-    Err(Failure::argument(&format!("`{name}` must be aligned to {right} bytes: {pointer:p}")))
+    Err(Failure::alignment(name, align_of::<T>()))
 }
 
 /// Gives a value to the caller, as a handle.

@@ -57,46 +57,66 @@ impl Status {
     }
 }
 
-/// Why a call failed.
+/// Why a call failed. One pointer, so that the results of checks that succeed stay in registers.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    status: Status,
-    message: String,
-}
+pub(crate) struct Failure(Box<(Status, String)>);
 
 impl Failure {
+    #[cold]
+    fn new(status: Status, message: String) -> Self {
+        Self(Box::new((status, message)))
+    }
+
+    #[cold]
     pub(crate) fn null(name: &str) -> Self {
-        Self { status: Status::NullPointer, message: format!("`{}` must not be NULL", member(name)) }
+        Self::new(Status::NullPointer, format!("`{}` must not be NULL", member(name)))
     }
 
+    #[cold]
     pub(crate) fn utf8(name: &str) -> Self {
-        Self { status: Status::InvalidUtf8, message: format!("`{}` must be UTF-8", member(name)) }
+        Self::new(Status::InvalidUtf8, format!("`{}` must be UTF-8", member(name)))
     }
 
+    #[cold]
+    pub(crate) fn alignment(name: &str, right: usize) -> Self {
+        Self::argument(&format!("`{}` must be aligned to {right} bytes", member(name)))
+    }
+
+    #[cold]
+    pub(crate) fn length(name: &str, length: usize) -> Self {
+        Self::argument(&format!("`{}` must fit into memory: `{length}` elements", member(name)))
+    }
+
+    #[cold]
     pub(crate) fn argument(message: &str) -> Self {
-        Self { status: Status::InvalidArgument, message: message.to_owned() }
+        Self::new(Status::InvalidArgument, message.to_owned())
     }
 
+    #[cold]
     pub(crate) fn other(message: String) -> Self {
-        Self { status: Status::Other, message }
+        Self::new(Status::Other, message)
     }
 
+    #[cold]
     pub(crate) fn panic(message: &str) -> Self {
-        Self { status: Status::Panic, message: format!("defect in p3sched: {message}") }
+        Self::new(Status::Panic, format!("defect in p3sched: {message}"))
     }
 
     /// Keeps the message for this thread.
+    #[cold]
     pub(crate) fn report(self) -> Status {
-        let message = CString::new(self.message.replace('\0', "\u{FFFD}")).unwrap_or_default();
+        let (status, message) = *self.0;
+        let message = CString::new(message.replace('\0', "\u{FFFD}")).unwrap_or_default();
         // A thread that is ending has no place for messages any more; the status still tells.
         let _ = LAST_ERROR.try_with(|last| last.replace(message));
-        self.status
+        status
     }
 }
 
 impl From<p3sched::Error> for Failure {
+    #[cold]
     fn from(error: p3sched::Error) -> Self {
-        Self { status: Status::of(&error), message: error.to_string() }
+        Self::new(Status::of(&error), error.to_string())
     }
 }
 
