@@ -16,6 +16,7 @@ pub struct Usage {
 
 /// Finds the usage in an answer that passes by in chunks.
 #[napi]
+#[derive(Default)]
 pub struct UsageScanner {
     core: p3sched::usage::UsageScanner,
 }
@@ -25,7 +26,7 @@ impl UsageScanner {
     /// A scanner at the beginning of an answer.
     #[napi(constructor, catch_unwind)]
     pub fn new() -> Self {
-        Self { core: p3sched::usage::UsageScanner::new() }
+        Self::default()
     }
 
     /// Passes over the next bytes of the answer.
