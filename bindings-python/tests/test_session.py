@@ -52,6 +52,10 @@ class Player:
         if op == "restore":
             text = arguments["bytes"]
             return self.scheduler.restore(self.saved if text == "saved" else text.encode())
+        if op == "stats":
+            stats = self.scheduler.stats(**arguments)
+            del stats["index"]["bytes"]
+            return stats
         if op == "ingest_metrics":
             arguments["page"] = arguments["page"].encode()
         return getattr(self.scheduler, op)(**arguments)

@@ -37,7 +37,10 @@ class PrefixCacheRouter(RequestRouter):
         if pending_request is None:
             return [candidate_replicas]
         candidates = {replica.replica_id.to_full_id_str(): replica for replica in candidate_replicas}
-        decision = self.scheduler.pick(request_of(pending_request, list(candidates)))
+        try:
+            decision = self.scheduler.pick(request_of(pending_request, list(candidates)))
+        except Error:  # what is no request that it knows goes where Ray finds room
+            return [candidate_replicas]
         id = pending_request.metadata.internal_request_id
         if id in self.in_flight:  # Ray asks again when all were busy
             self.scheduler.complete(self.in_flight[id], success=False)

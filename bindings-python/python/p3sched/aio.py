@@ -103,7 +103,7 @@ class MetricsPoller:
         while True:
             try:
                 self._scheduler.ingest_metrics(name, await self._fetch(name))
-            except (httpx.HTTPError, asyncio.TimeoutError, Error) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, asyncio.TimeoutError, Error) as error:
                 if failures == 0:
                     _log.warning("metrics of `%s` cannot be read: %r", name, error)
                 failures += 1
@@ -127,7 +127,7 @@ class MetricsPoller:
 
     def _report(self, name: str, error: Exception) -> None:
         """Tells the scheduler what a failure says of the engine."""
-        if isinstance(error, (httpx.HTTPStatusError, httpx.DecodingError, Error)):
+        if isinstance(error, (httpx.HTTPStatusError, httpx.DecodingError, httpx.InvalidURL, Error)):
             return
         try:
             self._scheduler.scrape_failed(name, "unreachable" if _is_refused(error) else "failed")

@@ -55,6 +55,7 @@ def test_dicts_and_requests_without_a_prompt(handle: serve.handle.DeploymentHand
     body = {"model": "simulated", "messages": conversation(9, "As a dict")}
     assert len({handle.remote(body).result(timeout_s=30) for _ in range(3)}) == 1
     assert handle.remote(None).result(timeout_s=30)
+    assert handle.remote(b"no body of a chat").result(timeout_s=30)
 
 
 def test_many_at_once(handle: serve.handle.DeploymentHandle) -> None:
