@@ -225,7 +225,7 @@ fn string_piece() -> impl Strategy<Value = Vec<u8>> {
     let invalid: &'static [&[u8]] = &[b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf0\x9f\x98", b"\xc0\x80"];
     prop_oneof![
         12 => "[ -!#-\\[\\]-~]{0,100}".prop_map(String::into_bytes),
-        1 => (100_usize..5000).prop_map(|length| vec![b'x'; length]),
+        1 => (100_usize..20_000).prop_map(|length| vec![b'x'; length]),
         6 => prop::sample::select(escapes).prop_map(|text| text.as_bytes().to_vec()),
         6 => "[é中😀]{1,30}".prop_map(String::into_bytes),
         1 => prop::sample::select(broken).prop_map(|text| text.as_bytes().to_vec()),

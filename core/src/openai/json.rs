@@ -102,7 +102,7 @@ impl Sink for Ignore {
 /// After this many chunks without anything special it pays to ask for a run of them.
 const QUIET_CHUNKS: u32 = 3;
 /// Chunks that are passed over before they are copied: few enough to be in the first-level cache when they are.
-const RUN_CHUNKS: usize = 32;
+const RUN_CHUNKS: usize = 128;
 
 /// A string as it stands in the text.
 struct RawString {
