@@ -116,6 +116,7 @@ fn find_cold(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("prefix_index/find/cold");
     for (name, blocks, holders, common) in [
         ("32 blocks, 1 of 8 holds", 32, 1, 32),
+        ("32 blocks, 1 of 8 holds half", 32, 1, 16),
         ("32 blocks, all 8 hold", 32, 8, 32),
         ("128 blocks, 1 of 8 holds", 128, 1, 128),
         ("128 blocks, 1 of 8 holds half", 128, 1, 64),

@@ -58,16 +58,18 @@ fn look_up(settings: &Settings, name: String, blocks: usize, holders: u64, commo
     for endpoint in 0..ENDPOINTS {
         ours.set_capacity(endpoint as u32, usize::MAX);
     }
+    let endpoints = |number| (0..holders).map(move |holder| ((number + holder) % ENDPOINTS as u64) as u32);
+    // One index after the other, so that the memory of each lies together, as it does where there is only one.
+    for number in 0..chains {
+        let path = path(number, blocks);
+        endpoints(number).for_each(|endpoint| ours.insert(endpoint, &path));
+    }
     let radix = ConcurrentRadixTreeCompressed::new();
     for first in (0..chains).step_by(1 << 10) {
         let mut events = Vec::new();
         for number in first..first + (1 << 10) {
             let path = path(number, blocks);
-            for holder in 0..holders {
-                let endpoint = ((number + holder) % ENDPOINTS as u64) as u32;
-                ours.insert(endpoint, &path);
-                events.push(dynamo::stored(endpoint, &path, 0));
-            }
+            events.extend(endpoints(number).map(|endpoint| dynamo::stored(endpoint, &path, 0)));
         }
         dynamo::apply(&radix, events)?;
     }

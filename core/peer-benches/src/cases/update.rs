@@ -63,6 +63,7 @@ pub fn cases() -> Vec<Case> {
         }),
         Case::new("update/token-events/decode", |settings| by_token_events("decode", decode(settings))),
         Case::new("update/worst-store", worst_store),
+        Case::new("update/worst-insert-while-growing", worst_insert_while_growing),
     ]
 }
 
@@ -323,5 +324,34 @@ fn worst_store(settings: &Settings) -> Result<Vec<Figure>> {
         goal: Goal::AtMost(50.0),
         spread: 0.0,
         detail: format!("dynamo's radix tree {}", time_text(theirs)),
+    }])
+}
+
+/// Inserts of one run each, from an empty index to one of millions; of each the fastest of several trials, and of these
+/// the slowest.
+fn worst_insert_while_growing(settings: &Settings) -> Result<Vec<Figure>> {
+    const BLOCKS: usize = 4;
+    const ENDPOINTS: u32 = 8;
+    let runs = if settings.quick { 100_000 } else { 3_000_000 };
+    let mut fastest = vec![Duration::MAX; runs];
+    for _ in 0..3 {
+        let mut index = PrefixIndex::new(usize::MAX);
+        (0..ENDPOINTS).for_each(|endpoint| index.set_capacity(endpoint, usize::MAX));
+        for (number, fastest) in (0..).zip(&mut fastest) {
+            let path = path(number, BLOCKS);
+            let start = Instant::now();
+            index.insert(number as u32 % ENDPOINTS, &path);
+            *fastest = start.elapsed().min(*fastest);
+        }
+    }
+    let mean = fastest.iter().map(Duration::as_secs_f64).sum::<f64>() / runs as f64;
+    let worst = fastest.into_iter().max().unwrap_or_default();
+    Ok(vec![Figure {
+        name: "update/worst-insert-while-growing".to_owned(),
+        value: worst.as_secs_f64() * 1e6,
+        unit: "µs",
+        goal: Goal::AtMost(500.0),
+        spread: 0.0,
+        detail: format!("{:.1} M runs, on average {}", runs as f64 / 1e6, time_text(mean * 1e9)),
     }])
 }
