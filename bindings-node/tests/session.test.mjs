@@ -38,9 +38,15 @@ class Player {
       case 'resume_kv_events': return this.scheduler.resumeKvEvents(call.endpoint, call.rank, call.next);
       case 'snapshot': return (this.saved = this.scheduler.snapshot()).length;
       case 'restore': return this.scheduler.restore(call.bytes === 'saved' ? this.saved : Buffer.from(call.bytes));
-      case 'stats': return this.scheduler.stats(timing);
+      case 'stats': return this.stats(timing);
       default: throw new Error(`unknown op: \`${op}\``);
     }
+  }
+
+  stats(timing) {
+    const stats = this.scheduler.stats(timing);
+    delete stats.index.bytes;
+    return stats;
   }
 
   ask(method, { path, body, text, ...fields }, timing) {

@@ -81,7 +81,10 @@ impl Player {
             }
             "restore" if text("bytes") == "saved" => client.restore(&self.saved),
             "restore" => client.restore(text("bytes").as_bytes()),
-            "stats" => client.stats(),
+            "stats" => client.stats().map(|mut stats| {
+                stats["index"].as_object_mut().unwrap().remove("bytes");
+                stats
+            }),
             op => panic!("unknown op: {op}"),
         }
     }
