@@ -6,7 +6,7 @@
 //! # Where time goes
 //!
 //! Calls hold the interpreter's lock while they are short, since a thread that gives it away gets it back up to 5 ms later when
-//! another one computes. What takes longer than a few dozen microseconds gives it away, see [`interpreter`].
+//! another one computes. What takes longer than a few dozen microseconds gives it away, see `interpreter`.
 
 #![expect(
     clippy::needless_pass_by_value,
