@@ -101,6 +101,13 @@ impl ManagedProcess {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// The process id, for what the system knows of it.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        // It leads a group of its own.
+        self.group.as_raw()
+    }
+
     /// Where the output goes.
     #[must_use]
     pub fn log(&self) -> &Path {
