@@ -53,7 +53,7 @@ class Player:
             text = arguments["bytes"]
             return self.scheduler.restore(self.saved if text == "saved" else text.encode())
         if op == "stats":
-            stats = self.scheduler.stats(**arguments)
+            stats: dict[str, Any] = {**self.scheduler.stats(**arguments)}
             del stats["index"]["bytes"]
             return stats
         if op == "ingest_metrics":
