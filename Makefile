@@ -25,6 +25,7 @@ test: envoy-setup c-setup ## All tests, the ones through a real Envoy and a shor
 	$(CARGO) build -p p3sched-envoy
 	$(CARGO) test --workspace
 	$(TARGET)/debug/demo --short --output target/demo-short
+	$(MAKE) node python
 
 .PHONY: test-vllm
 test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vLLM replicas (installs 6 GB)
@@ -32,7 +33,10 @@ test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vL
 	$(TARGET)/release/demo --engine vllm --output target/test-vllm
 
 .PHONY: bench
-bench: ## Figures beside the peers' into target/bench/summary.json (single parts: cargo bench -p p3sched)
+bench: envoy-setup c-setup python-bench-setup node-setup ## Figures beside the peers' into target/bench/summary.json (single parts: cargo bench -p p3sched)
+	$(MAKE) -C bindings-c stage bench-program
+	cd bindings-node && npm run --silent build
+	$(CARGO) build --release -p epp-server -p p3sched-examples -p p3sched-envoy
 	$(CARGO) run --release --manifest-path core/peer-benches/Cargo.toml -- --output target/bench/summary.json
 
 .PHONY: fuzz

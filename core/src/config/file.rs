@@ -8,7 +8,12 @@ use super::{
 
 /// A configuration as it is written; what a preset decides is `None` where it is left out.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, default, rename = "SchedulerConfig")]
+#[serde(
+    deny_unknown_fields,
+    default,
+    rename = "SchedulerConfig",
+    expecting = "a configuration of the scheduler, names and values"
+)]
 pub(super) struct ConfigFile {
     preset: String,
     #[serde(deserialize_with = "given")]

@@ -1,10 +1,12 @@
 //! What is measured. A case gives one figure or a few that belong together; their names begin with its name.
 
+mod bindings;
 mod cold;
 mod events;
 mod lookup;
 mod memory;
 mod pick;
+mod programs;
 mod scan;
 mod selection;
 mod threads;
@@ -39,6 +41,7 @@ pub fn all() -> Vec<Case> {
     [
         scan::cases(),
         pick::cases(),
+        bindings::cases(),
         selection::cases(),
         threads::cases(),
         lookup::cases(),
@@ -46,6 +49,7 @@ pub fn all() -> Vec<Case> {
         trace::cases(),
         memory::cases(),
         cold::cases(),
+        programs::cases(),
     ]
     .into_iter()
     .flatten()
