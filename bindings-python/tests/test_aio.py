@@ -114,6 +114,18 @@ def test_a_silent_engine_fails_its_scrapes() -> None:
     asyncio.run(scenario())
 
 
+def test_it_ends_whatever_it_is_at() -> None:
+    async def scenario() -> None:
+        scheduler = Scheduler()
+        async with engine(b"200 OK", PAGE) as name:
+            scheduler.add_endpoint(name)
+            for number in range(200):
+                async with MetricsPoller(scheduler, interval=0.0005, max_backoff=0.0005, verify=False):
+                    await asyncio.sleep(number / 200 * 0.01)
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
 def test_tls() -> None:
     async def scenario() -> None:
         authority = trustme.CA()

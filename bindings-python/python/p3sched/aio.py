@@ -19,6 +19,7 @@ import logging
 import ssl
 from types import TracebackType
 
+import anyio
 import httpx
 
 from p3sched import Error, Scheduler
@@ -103,7 +104,7 @@ class MetricsPoller:
         while True:
             try:
                 self._scheduler.ingest_metrics(name, await self._fetch(name))
-            except (httpx.HTTPError, httpx.InvalidURL, asyncio.TimeoutError, Error) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, Error) as error:
                 if failures == 0:
                     _log.warning("metrics of `%s` cannot be read: %r", name, error)
                 failures += 1
@@ -113,7 +114,9 @@ class MetricsPoller:
             await asyncio.sleep(min(self._interval * 2 ** min(failures, 16), max(self._max_backoff, self._interval)))
 
     async def _fetch(self, name: str) -> bytes:
-        return await asyncio.wait_for(self._page(f"{self._scheme}://{name}{self._path}"), self._timeout)
+        # Not `asyncio.wait_for`: before Python 3.12 it loses a cancellation that comes together with the result.
+        with anyio.fail_after(self._timeout):
+            return await self._page(f"{self._scheme}://{name}{self._path}")
 
     async def _page(self, url: str) -> bytes:
         async with self._client.stream("GET", url, timeout=self._timeout) as response:
