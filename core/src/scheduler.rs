@@ -4,6 +4,7 @@ mod builder;
 mod kv_events;
 mod metrics;
 mod outcome;
+mod scratch;
 mod snapshot;
 mod stats;
 
@@ -25,16 +26,22 @@ use crate::filter::load_gate;
 use crate::kv_event::precise::PreciseIndex;
 use crate::picker::TieRule;
 use crate::prefix_index::PrefixIndex;
-use crate::profile::{CustomPlugins, Profile, RequestView, Workspace, split_mix};
+use crate::profile::{CustomPlugins, Profile, RequestView, split_mix};
 use crate::stats::Counters;
 use crate::{Error, Prompt, Request, SchedulerConfig};
+
+use scratch::{Scratch, ScratchSets};
 
 pub use builder::SchedulerBuilder;
 pub use outcome::Outcome;
 
 /// Picks endpoints for requests.
 ///
-/// All methods take `&self` and may be called from any thread; none blocks on anything but a short critical section.
+/// All methods take `&self` and may be called from any thread; none blocks on anything but a short critical section: one
+/// lock guards all that picks change. Reading a request and hashing its prompt happen outside of it; looking the prompt up,
+/// scoring and booking inside, so that two requests that arrive together see each other. The rows that are scored belong
+/// to the calling thread (up to 16 threads), and catch up under the lock with what others have booked.
+///
 /// `now` is a time in nanoseconds from any fixed origin, for example of a monotonic clock; a time earlier than one given
 /// before is allowed and makes things look younger, nothing else.
 ///
@@ -64,10 +71,12 @@ pub struct Scheduler {
     load_model: LoadModel,
     request_timeout: u64,
     page_reader: PageReader,
+    /// Taken before `state`.
+    scratch: ScratchSets,
     state: Mutex<State>,
 }
 
-/// What picks change, together and under one lock, so that two requests that arrive together see each other.
+/// What picks change and others have to see, together and under one lock.
 struct State {
     pool: EndpointPool,
     index: PrefixIndex,
@@ -82,8 +91,6 @@ struct State {
     awaited: Vec<snapshot::AwaitedEndpoint>,
     /// Whether any endpoint ever reported adapters.
     adapters_reported: bool,
-    matched_blocks: Vec<u32>,
-    workspace: Workspace,
 }
 
 impl Scheduler {
@@ -113,8 +120,6 @@ impl Scheduler {
             sessions: Sessions::from_config(&config)?,
             awaited: Vec::new(),
             adapters_reported: false,
-            matched_blocks: Vec::new(),
-            workspace: Workspace::default(),
         };
         Ok(Self {
             hasher: BlockHasher::new(
@@ -132,6 +137,7 @@ impl Scheduler {
             },
             request_timeout: nanoseconds(config.bookings.request_timeout_seconds),
             page_reader: PageReader::new(&config.metrics)?,
+            scratch: ScratchSets::default(),
             state: Mutex::new(state),
             config,
         })
@@ -200,13 +206,16 @@ impl Scheduler {
     ///
     /// # Complexity
     ///
-    /// Linear in the prompt's bytes for hashing (outside of the lock), then linear in the endpoints.
+    /// Linear in the prompt's bytes for hashing (outside of the lock), then linear in the endpoints (inside). The memory
+    /// that it works in is kept, for each of up to 16 threads: about 150 bytes per endpoint.
     pub fn pick(&self, request: &Request, now: u64) -> Result<Decision, Error> {
-        // Declared before the lock is taken, so that what is left of them is freed after it is given back.
-        let mut hashes = self.block_hashes(request);
+        let mut scratch = self.scratch.take();
+        self.hasher.hash(request, &mut scratch.hashes);
         let mut state = self.state.lock();
-        let decision = self.pick_locked(&mut state, request, &mut hashes, now);
+        let decision = self.pick_locked(&mut state, &mut scratch, request, now);
         state.counters.refused_picks += u64::from(decision.is_err());
+        drop(state);
+        scratch.tidy();
         decision
     }
 
@@ -216,17 +225,17 @@ impl Scheduler {
     ///
     /// Those of [`pick`](Self::pick).
     pub fn explain(&self, request: &Request, now: u64) -> Result<Decision, Error> {
-        let hashes = self.block_hashes(request);
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
+        let scratch = &mut *self.scratch.take();
+        self.hasher.hash(request, &mut scratch.hashes);
+        let state = &mut *self.state.lock();
         // A pick would do this first, and so decide by it.
         self.expire_bookings(state, now);
         state.expire_speculations(now);
-        let view = self.gather_candidates(state, request, &hashes, now)?;
-        state.pool.date_rows(now);
-        let tie_rule = self.profile.run(&view, state.pool.rows(), &mut state.workspace)?;
-        let explanation = self.explanation(state, &view, tie_rule);
-        let mut decision = self.decide(state, request, &view, tie_rule)?;
+        let view = self.gather_candidates(state, scratch, request, now)?;
+        scratch.rows.date(&state.pool, now);
+        let tie_rule = self.profile.run(&view, scratch.rows.all(), &mut scratch.workspace)?;
+        let explanation = self.explanation(state, scratch, &view, tie_rule);
+        let mut decision = self.decide(state, scratch, request, &view, tie_rule)?;
         decision.explanation = Some(Box::new(explanation));
         Ok(decision)
     }
@@ -295,7 +304,6 @@ impl Scheduler {
         state.welcome(slot, &name);
         let capacity = state.pool.get(slot).and_then(EndpointState::capacity_tokens);
         state.index.set_capacity(slot, self.capacity_blocks(capacity));
-        state.matched_blocks.resize(state.pool.slot_count(), 0);
     }
 
     /// Blocks of the index that stand for an engine's whole cache.
@@ -319,26 +327,20 @@ impl Scheduler {
         }
     }
 
-    fn block_hashes(&self, request: &Request) -> Vec<u64> {
-        let mut hashes = Vec::new();
-        self.hasher.hash(request, &mut hashes);
-        hashes
-    }
-
     /// Steps 3 to 5 of a pick, which other picks must not interrupt.
     fn pick_locked(
         &self,
         state: &mut State,
+        scratch: &mut Scratch,
         request: &Request,
-        hashes: &mut Vec<u64>,
         now: u64,
     ) -> Result<Decision, Error> {
         self.expire_bookings(state, now);
         state.expire_speculations(now);
-        let view = self.gather_candidates(state, request, hashes, now)?;
-        let tie_rule = self.run_profile(state, &view)?;
-        let mut decision = self.decide(state, request, &view, tie_rule)?;
-        decision.id = self.book(state, request, &view, hashes, now)?;
+        let view = self.gather_candidates(state, scratch, request, now)?;
+        let tie_rule = self.run_profile(state, scratch, &view)?;
+        let mut decision = self.decide(state, scratch, request, &view, tie_rule)?;
+        decision.id = self.book(state, scratch, request, &view, now)?;
         Ok(decision)
     }
 
@@ -346,33 +348,36 @@ impl Scheduler {
     fn gather_candidates(
         &self,
         state: &mut State,
+        scratch: &mut Scratch,
         request: &Request,
-        hashes: &[u64],
         now: u64,
     ) -> Result<RequestView, Error> {
         if state.pool.len() == 0 {
             return Err(Error::NoEndpoints);
         }
-        let State { pool, index, precise, matched_blocks, sessions, .. } = state;
+        let State { pool, index, precise, sessions, .. } = state;
+        let Scratch { hashes, matched_blocks, rows, .. } = scratch;
+        matched_blocks.resize(pool.slot_count(), 0);
         index.find(hashes, matched_blocks);
         if matches!(request.prompt, Prompt::Tokens(_)) {
             precise.raise(hashes, matched_blocks);
         }
         let prompt_tokens = self.hasher.prompt_tokens(request);
         let block_tokens = self.config.block_size_tokens;
-        let summary = pool.update_rows(&self.load_model, state.mean_uncached_tokens, now);
-        pool.match_rows(|slot| {
+        let summary = rows.update(pool, &self.load_model, state.mean_uncached_tokens, now);
+        rows.match_prompt(|slot| {
             let blocks = matched_blocks.get(slot as usize).copied().unwrap_or(0);
             (u64::from(blocks) * u64::from(block_tokens)).min(u64::from(prompt_tokens)) as u32
         });
-        pool.restrict_rows(request.subset.as_deref());
+        rows.restrict(pool, request.subset.as_deref());
         let guessed = state.adapters_reported.then_some(&request.model);
-        pool.rate_adapter(
+        rows.rate_adapter(
+            pool,
             request.adapter.as_ref().or(guessed).map(|name| &**name),
             request.adapter.is_none(),
         );
         if request.explain || self.profile.has_custom_plugins {
-            pool.date_rows(now);
+            rows.date(pool, now);
         }
         let affinity_key = affinity_key(request, hashes);
         let session = sessions.as_ref().filter(|_| request.session.is_some());
@@ -398,9 +403,14 @@ impl Scheduler {
         })
     }
 
-    fn run_profile(&self, state: &mut State, view: &RequestView) -> Result<TieRule, Error> {
-        let tie_rule = self.profile.run(view, state.pool.rows(), &mut state.workspace)?;
-        let gated = state.workspace.dropped.iter().filter(|(_, filter)| *filter == load_gate::TYPE).count();
+    fn run_profile(
+        &self,
+        state: &mut State,
+        scratch: &mut Scratch,
+        view: &RequestView,
+    ) -> Result<TieRule, Error> {
+        let tie_rule = self.profile.run(view, scratch.rows.all(), &mut scratch.workspace)?;
+        let gated = scratch.workspace.dropped.iter().filter(|(_, filter)| *filter == load_gate::TYPE).count();
         state.counters.load_gate_drops += gated as u64;
         state.counters.tied_picks += u64::from(tie_rule != TieRule::Unique);
         Ok(tie_rule)
@@ -410,11 +420,12 @@ impl Scheduler {
     fn decide(
         &self,
         state: &State,
+        scratch: &Scratch,
         request: &Request,
         view: &RequestView,
         tie_rule: TieRule,
     ) -> Result<Decision, Error> {
-        let mut ranked = state.workspace.ranked(state.pool.rows());
+        let mut ranked = scratch.workspace.ranked(scratch.rows.all());
         let chosen = ranked.next().ok_or(Error::NoEndpoints)?;
         Ok(Decision {
             id: 0,
@@ -422,7 +433,7 @@ impl Scheduler {
             fallbacks: ranked.map(|candidate| state.name(candidate)).collect(),
             matched_tokens: chosen.matched_tokens,
             prompt_tokens: view.prompt_tokens,
-            explanation: request.explain.then(|| Box::new(self.explanation(state, view, tie_rule))),
+            explanation: request.explain.then(|| Box::new(self.explanation(state, scratch, view, tie_rule))),
         })
     }
 
@@ -430,12 +441,13 @@ impl Scheduler {
     fn book(
         &self,
         state: &mut State,
+        scratch: &mut Scratch,
         request: &Request,
         view: &RequestView,
-        hashes: &mut Vec<u64>,
         now: u64,
     ) -> Result<u64, Error> {
-        let chosen = *state.workspace.ranked(state.pool.rows()).next().ok_or(Error::NoEndpoints)?;
+        let Scratch { hashes, rows, workspace, .. } = scratch;
+        let chosen = *workspace.ranked(rows.all()).next().ok_or(Error::NoEndpoints)?;
         let endpoint = state.pool.get_mut(chosen.endpoint).ok_or(Error::NoEndpoints)?;
         let uncached = u64::from(view.prompt_tokens.saturating_sub(chosen.matched_tokens));
         endpoint.book(view.prompt_tokens, uncached);
@@ -469,9 +481,15 @@ impl Scheduler {
         booking.picked_at.saturating_add(nanoseconds(timeout).min(self.request_timeout))
     }
 
-    fn explanation(&self, state: &State, view: &RequestView, tie_rule: TieRule) -> Explanation {
-        let candidates = state.workspace.candidates(state.pool.rows());
-        Explanation::new(&self.profile, view, candidates, &state.workspace, tie_rule, |candidate| {
+    fn explanation(
+        &self,
+        state: &State,
+        scratch: &Scratch,
+        view: &RequestView,
+        tie_rule: TieRule,
+    ) -> Explanation {
+        let candidates = scratch.workspace.candidates(scratch.rows.all());
+        Explanation::new(&self.profile, view, candidates, &scratch.workspace, tie_rule, |candidate| {
             state.name(candidate)
         })
     }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -105,5 +106,38 @@ fn nothing_is_left_over() {
     for endpoint in &stats.endpoints {
         let left = (endpoint.requests_in_flight, endpoint.tokens_in_flight, endpoint.queued_tokens);
         assert_eq!(left, (0, 0, 0), "{}", endpoint.endpoint);
+    }
+}
+
+/// What the order of the picks is cannot be known, so it must not matter: whoever comes second finds the first one's booking.
+#[test]
+fn threads_that_bring_one_cold_prompt_at_once_see_each_other() {
+    const THREADS: usize = 20;
+    let scheduler = Scheduler::new(SchedulerConfig::default()).unwrap();
+    scheduler.set_endpoints((0..STEADY).map(|number| Endpoint::new(endpoint(number))).collect()).unwrap();
+    let start = Barrier::new(THREADS);
+    for round in 0..200 {
+        let prompt = request(1_000_000 + round);
+        let decisions: Vec<_> = thread::scope(|scope| {
+            let pick = || {
+                start.wait();
+                scheduler.pick(&prompt, round).unwrap()
+            };
+            let pickers: Vec<_> = (0..THREADS).map(|_| scope.spawn(pick)).collect();
+            pickers.into_iter().map(|picker| picker.join().unwrap()).collect()
+        });
+        let first = decisions.iter().min_by_key(|decision| decision.id).unwrap();
+        let whole = first.prompt_tokens / 16 * 16;
+        for decision in decisions.iter().filter(|decision| decision.id != first.id) {
+            assert_eq!((&decision.endpoint, decision.matched_tokens), (&first.endpoint, whole));
+        }
+        let in_flight = |stats: p3sched::stats::Stats| {
+            stats.endpoints.iter().map(|endpoint| endpoint.requests_in_flight as usize).sum::<usize>()
+        };
+        assert_eq!(in_flight(scheduler.stats(round)), THREADS);
+        for decision in decisions {
+            scheduler.complete(decision.id, Outcome::success(), round).unwrap();
+        }
+        assert_eq!(in_flight(scheduler.stats(round)), 0);
     }
 }

@@ -13,7 +13,7 @@ mod metrics;
 pub(crate) mod pool;
 pub(crate) mod prediction;
 pub(crate) mod rate;
-mod rows;
+pub(crate) mod rows;
 pub(crate) mod session;
 pub(crate) mod state;
 

@@ -1,13 +1,12 @@
-//! All endpoints, by slot and by name, and the rows that a pick sees of them.
+//! All endpoints, by slot and by name.
 
 use std::sync::Arc;
 
 use ahash::AHashMap;
 
+use super::Endpoint;
 use super::cold_order::ColdOrder;
-use super::rows::{RowSummary, Rows};
-use super::state::{EndpointState, LoadModel, NANOSECONDS};
-use super::{AdapterState, Candidate, Endpoint};
+use super::state::EndpointState;
 
 /// All endpoints. A slot is a small number that belongs to one endpoint until that is removed.
 #[derive(Debug, Default)]
@@ -16,16 +15,44 @@ pub(crate) struct EndpointPool {
     by_name: AHashMap<Arc<str>, u32>,
     generations: u32,
     cold_order: ColdOrder,
-    cold_order_changed: bool,
-    rows: Rows,
-    /// Slots whose rows say something old, each once.
-    outdated: Vec<u32>,
-    /// Whether endpoints came or went since the rows were written.
-    rows_are_others: bool,
-    /// Whether the last pick wrote into the rows which endpoints its request's subset allows …
-    has_subset: bool,
-    /// … and which have its adapter.
-    has_adapter: bool,
+    versions: Versions,
+    recent: RecentChanges,
+}
+
+/// How often each part of a pool has changed: what rows compare with what they have seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Versions {
+    /// Endpoints came or went.
+    pub(super) members: u64,
+    /// An endpoint's own state changed.
+    pub(super) states: u64,
+    /// The order of the endpoints' last cold requests changed.
+    pub(super) cold_order: u64,
+}
+
+/// How many changes are known one by one.
+const RECENT: usize = 128;
+
+/// Slots of the endpoints that changed last; change number `n` is at `n % RECENT`.
+#[derive(Debug)]
+struct RecentChanges([u32; RECENT]);
+
+impl Default for RecentChanges {
+    fn default() -> Self {
+        Self([0; RECENT])
+    }
+}
+
+impl RecentChanges {
+    fn note(&mut self, number: u64, slot: u32) {
+        if let Some(place) = self.0.get_mut(number as usize % RECENT) {
+            *place = slot;
+        }
+    }
+
+    fn get(&self, number: u64) -> Option<u32> {
+        self.0.get(number as usize % RECENT).copied()
+    }
 }
 
 impl EndpointPool {
@@ -49,9 +76,9 @@ impl EndpointPool {
     /// An endpoint that is going to change.
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut EndpointState> {
         let state = self.slots.get_mut(slot as usize)?.as_mut()?;
-        if std::mem::replace(&mut state.row_is_current, false) {
-            self.outdated.push(slot);
-        }
+        self.versions.states += 1;
+        self.recent.note(self.versions.states, slot);
+        state.changed_at = self.versions.states;
         Some(state)
     }
 
@@ -84,7 +111,7 @@ impl EndpointPool {
         }
         self.by_name.insert(name, slot);
         self.cold_order.add(slot);
-        self.rows_are_others = true;
+        self.versions.members += 1;
         slot
     }
 
@@ -93,106 +120,39 @@ impl EndpointPool {
         let slot = self.by_name.remove(name)?;
         *self.slots.get_mut(slot as usize)? = None;
         self.cold_order.remove(slot);
-        self.rows_are_others = true;
+        self.versions.members += 1;
         Some(slot)
     }
 
     /// Takes note that an endpoint was given a cold request.
     pub(crate) fn give_cold(&mut self, slot: u32) {
         self.cold_order.give(slot);
-        self.cold_order_changed = true;
+        self.versions.cold_order += 1;
     }
 
-    /// Brings the rows up to date, but for what depends on a request and for what [`date_rows`](Self::date_rows) notes.
-    pub(crate) fn update_rows(
-        &mut self,
-        model: &LoadModel,
-        mean_uncached_tokens: f64,
-        now: u64,
-    ) -> RowSummary {
-        if std::mem::take(&mut self.rows_are_others) {
-            self.make_rows();
+    pub(super) fn cold_order(&self) -> &ColdOrder {
+        &self.cold_order
+    }
+
+    pub(super) fn versions(&self) -> Versions {
+        self.versions
+    }
+
+    /// Visits every endpoint that has changed since its pool was of this version, once.
+    pub(super) fn for_each_changed<'a>(&'a self, since: Versions, mut visit: impl FnMut(&'a EndpointState)) {
+        let changes = self.versions.states - since.states;
+        if changes > RECENT as u64 {
+            let all = self.slots.iter().flatten();
+            return all.filter(|state| state.changed_at > since.states).for_each(visit);
         }
-        while let Some(slot) = self.outdated.pop() {
-            if let Some(state) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) {
-                state.row_is_current = true;
-                self.rows.write(state.row, state, model, now);
+        for number in since.states + 1..=self.versions.states {
+            let changed = self.recent.get(number).and_then(|slot| self.get(slot));
+            // Only its last change counts.
+            if let Some(state) = changed.filter(|state| state.changed_at == number) {
+                visit(state);
             }
         }
-        if !self.rows.hold_at(now) {
-            self.rows.write_all(self.slots.iter().flatten(), model, now);
-        }
-        if std::mem::take(&mut self.cold_order_changed) {
-            self.rows.write_cold_ranks(&self.cold_order);
-        }
-        self.rows.write_waits(mean_uncached_tokens as f32)
     }
-
-    /// One row per endpoint, as they were last brought up to date.
-    pub(crate) fn rows(&self) -> &[Candidate] {
-        self.rows.all()
-    }
-
-    /// Notes in each row how much of a prompt its endpoint holds.
-    pub(crate) fn match_rows(&mut self, matched_tokens: impl Fn(u32) -> u32) {
-        self.rows.all_mut().iter_mut().for_each(|row| row.matched_tokens = matched_tokens(row.endpoint));
-    }
-
-    /// Notes in each row how old its scrape is, which no score of this crate depends on.
-    pub(crate) fn date_rows(&mut self, now: u64) {
-        for (row, state) in self.rows.all_mut().iter_mut().zip(self.slots.iter().flatten()) {
-            let age = state.scraped_at.map(|at| now.saturating_sub(at));
-            row.metrics_age_seconds = age.map_or(f32::NAN, |age| age as i64 as f32 / NANOSECONDS as f32);
-        }
-    }
-
-    /// Notes in each row whether a request's subset allows its endpoint; without a subset all are allowed.
-    pub(crate) fn restrict_rows(&mut self, subset: Option<&[String]>) {
-        if subset.is_none() && !self.has_subset {
-            return;
-        }
-        for (row, state) in self.rows.all_mut().iter_mut().zip(self.slots.iter().flatten()) {
-            let is_allowed = |allowed: &String| names_endpoint(allowed, &state.endpoint.name);
-            row.in_subset = subset.is_none_or(|subset| subset.iter().any(is_allowed));
-        }
-        self.has_subset = subset.is_some();
-    }
-
-    /// Notes in each row whether its endpoint has an adapter of this name. A name that is only `guessed` to be an adapter
-    /// (a model's) is none unless an endpoint knows it as one.
-    pub(crate) fn rate_adapter(&mut self, name: Option<&str>, guessed: bool) {
-        if name.is_none() && !self.has_adapter {
-            return;
-        }
-        let mut is_known = false;
-        for (row, state) in self.rows.all_mut().iter_mut().zip(self.slots.iter().flatten()) {
-            row.adapter = name.map_or(AdapterState::NotNeeded, |name| state.adapter_state(name));
-            is_known |= matches!(row.adapter, AdapterState::Running | AdapterState::Waiting);
-        }
-        if guessed && !is_known {
-            self.rows.all_mut().iter_mut().for_each(|row| row.adapter = AdapterState::NotNeeded);
-        }
-        self.has_adapter = name.is_some();
-    }
-
-    /// Makes room for the rows of the endpoints that there are now.
-    fn make_rows(&mut self) {
-        self.rows.resize(self.by_name.len());
-        self.outdated.clear();
-        for (row, state) in self.slots.iter_mut().flatten().enumerate() {
-            state.row = row;
-            state.row_is_current = true;
-        }
-        self.cold_order_changed = true;
-    }
-}
-
-/// Whether an entry of a subset, with or without a port, means this endpoint.
-fn names_endpoint(allowed: &str, name: &str) -> bool {
-    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
-    allowed == name
-        || allowed == host
-        || host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) == Some(allowed)
 }
 
 #[cfg(test)]
@@ -201,7 +161,9 @@ mod tests {
 
     use super::*;
     use crate::endpoint::ledger::Booking;
-    use crate::endpoint::{EndpointMetrics, ScrapeFailure};
+    use crate::endpoint::rows::Rows;
+    use crate::endpoint::state::LoadModel;
+    use crate::endpoint::{AdapterState, Candidate, EndpointMetrics, ScrapeFailure};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -215,9 +177,10 @@ mod tests {
         }
     }
 
-    fn rows(pool: &mut EndpointPool, mean_uncached: f64, now: u64) -> Vec<Candidate> {
-        pool.update_rows(&model(), mean_uncached, now);
-        pool.rows().to_vec()
+    fn rows(pool: &EndpointPool, mean_uncached: f64, now: u64) -> Vec<Candidate> {
+        let mut rows = Rows::default();
+        rows.update(pool, &model(), mean_uncached, now);
+        rows.all().to_vec()
     }
 
     fn waiting(requests: f64, utilization: f64) -> EndpointMetrics {
@@ -298,30 +261,30 @@ mod tests {
     proptest! {
         #[test]
         fn rows_that_were_kept_equal_rows_written_anew(
-            steps in prop::collection::vec((step(), 0usize..4), 0..80),
+            // Many more than the changes that are known one by one.
+            steps in prop::collection::vec((step(), 0usize..4, prop::bool::weighted(0.01)), 0..400),
             has_rate in any::<bool>(),
         ) {
             let model = LoadModel { prefill_tokens_per_second: has_rate.then_some(1_000.0), ..model() };
-            let (mut kept, mut anew) = (EndpointPool::default(), EndpointPool::default());
+            let (mut pool, mut steady, mut late) = (EndpointPool::default(), Rows::default(), Rows::default());
             let (mut now, mut mean) = (0, 0.0);
-            for (step, endpoint) in steps {
-                let name = ["a", "b", "c", "d"][endpoint];
-                apply(&mut kept, &step, name, now);
-                apply(&mut anew, &step, name, now);
+            for (step, endpoint, late_looks) in steps {
+                apply(&mut pool, &step, ["a", "b", "c", "d"][endpoint], now);
                 if let Step::Pass { to, mean_uncached } = step {
                     (now, mean) = (to, f64::from(mean_uncached));
                 }
-                anew.rows_are_others = true;
-                let kept_summary = kept.update_rows(&model, mean, now);
-                let summary = anew.update_rows(&model, mean, now);
-                // As text, in which `NaN` equals itself.
-                prop_assert_eq!(format!("{:?}", kept.rows()), format!("{:?}", anew.rows()));
-                prop_assert_eq!(kept_summary, summary);
-                let waits = anew.rows().iter().map(|row| row.wait_seconds).filter(|wait| !wait.is_nan());
+                let mut anew = Rows::default();
+                let summary = anew.update(&pool, &model, mean, now);
+                for kept in [Some(&mut steady), late_looks.then_some(&mut late)].into_iter().flatten() {
+                    prop_assert_eq!(kept.update(&pool, &model, mean, now), summary);
+                    // As text, in which `NaN` equals itself.
+                    prop_assert_eq!(format!("{:?}", kept.all()), format!("{:?}", anew.all()));
+                }
+                let waits = anew.all().iter().map(|row| row.wait_seconds).filter(|wait| !wait.is_nan());
                 let (shortest, longest) = waits.fold((f32::INFINITY, f32::NEG_INFINITY), |(min, max), wait| (min.min(wait), max.max(wait)));
                 prop_assert_eq!(summary.wait_range_seconds, longest - shortest);
                 let is_admissible = |row: &Candidate| row.reachable && !row.prefill_only;
-                prop_assert_eq!(summary.all_admissible, anew.rows().iter().all(is_admissible));
+                prop_assert_eq!(summary.all_admissible, anew.all().iter().all(is_admissible));
             }
         }
     }
@@ -332,7 +295,7 @@ mod tests {
         let slot = pool.add(Endpoint::new("a"));
         pool.get_mut(slot).unwrap().observe(waiting(0.0, 0.0), 0);
         pool.get_mut(slot).unwrap().book(3_000, 2_500);
-        assert_eq!(rows(&mut pool, 500.0, 0)[0].wait_seconds, 2.5);
+        assert_eq!(rows(&pool, 500.0, 0)[0].wait_seconds, 2.5);
     }
 
     #[test]
@@ -342,9 +305,9 @@ mod tests {
         let state = pool.get_mut(slot).unwrap();
         state.book(1_000, 1_000);
         state.observe(waiting(4.0, 0.0), 0);
-        assert_eq!(rows(&mut pool, 500.0, 0)[0].wait_seconds, 2.0, "4 waiting of 500 tokens each");
+        assert_eq!(rows(&pool, 500.0, 0)[0].wait_seconds, 2.0, "4 waiting of 500 tokens each");
         pool.get_mut(slot).unwrap().book(1_000, 600);
-        assert!((rows(&mut pool, 500.0, 0)[0].wait_seconds - 2.6).abs() < 1e-6);
+        assert!((rows(&pool, 500.0, 0)[0].wait_seconds - 2.6).abs() < 1e-6);
     }
 
     #[test]
@@ -352,10 +315,10 @@ mod tests {
         let mut pool = EndpointPool::default();
         let slot = pool.add(Endpoint::new("a"));
         pool.get_mut(slot).unwrap().observe(waiting(4.0, 0.5), 0);
-        assert_eq!(rows(&mut pool, 500.0, SECOND)[0].wait_seconds, 2.0);
-        assert_eq!(rows(&mut pool, 500.0, 3 * SECOND)[0].wait_seconds, 1.0);
-        assert_eq!(rows(&mut pool, 500.0, 5 * SECOND)[0].wait_seconds, 0.0);
-        assert!(rows(&mut pool, 500.0, 5 * SECOND)[0].kv_cache_utilization.is_nan());
+        assert_eq!(rows(&pool, 500.0, SECOND)[0].wait_seconds, 2.0);
+        assert_eq!(rows(&pool, 500.0, 3 * SECOND)[0].wait_seconds, 1.0);
+        assert_eq!(rows(&pool, 500.0, 5 * SECOND)[0].wait_seconds, 0.0);
+        assert!(rows(&pool, 500.0, 5 * SECOND)[0].kv_cache_utilization.is_nan());
     }
 
     #[test]
@@ -364,8 +327,7 @@ mod tests {
         let (a, b) = (pool.add(Endpoint::new("a")), pool.add(Endpoint::new("b")));
         pool.get_mut(a).unwrap().scrape_failed(ScrapeFailure::Unreachable, 0);
         (0..3).for_each(|_| pool.get_mut(b).unwrap().scrape_failed(ScrapeFailure::Failed, SECOND));
-        let mut reachable =
-            |now| rows(&mut pool, 0.0, now).iter().map(|row| row.reachable).collect::<Vec<_>>();
+        let reachable = |now| rows(&pool, 0.0, now).iter().map(|row| row.reachable).collect::<Vec<_>>();
         assert_eq!(reachable(SECOND), [false, true]);
         assert_eq!(reachable(4 * SECOND), [false, false]);
     }
@@ -404,10 +366,11 @@ mod tests {
             pool.get_mut(slot).unwrap().metrics =
                 EndpointMetrics { running_adapters, waiting_adapters, max_adapters, ..Default::default() };
         }
-        pool.update_rows(&model(), 0.0, 0);
+        let mut rows = Rows::default();
+        rows.update(&pool, &model(), 0.0, 0);
         let mut states = |name: &str, guessed| {
-            pool.rate_adapter(Some(name), guessed);
-            pool.rows().iter().map(|row| row.adapter).collect::<Vec<_>>()
+            rows.rate_adapter(&pool, Some(name), guessed);
+            rows.all().iter().map(|row| row.adapter).collect::<Vec<_>>()
         };
         use AdapterState::{Full, NotNeeded, Running, Unknown, Waiting};
         assert_eq!(states("law", true), [Running, Waiting, Unknown]);
@@ -429,7 +392,7 @@ mod tests {
             endpoint.labels.insert(label.to_owned(), role.to_owned());
             pool.add(endpoint);
         }
-        let prefill_only: Vec<_> = rows(&mut pool, 0.0, 0).iter().map(|row| row.prefill_only).collect();
+        let prefill_only: Vec<_> = rows(&pool, 0.0, 0).iter().map(|row| row.prefill_only).collect();
         assert_eq!(prefill_only, [true, true, false, false]);
     }
 }

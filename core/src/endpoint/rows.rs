@@ -3,10 +3,14 @@
 //! What a row says of its endpoint is written anew when that endpoint has changed, or when so much time has passed that
 //! a scrape counts for less. The predicted waits change with every pick; they are computed for all rows at once, in
 //! columns, which a compiler turns into vector instructions.
+//!
+//! Threads that pick at once have rows of their own, so that what every pick writes stays in the cache of its core; the
+//! rows catch up with what others changed in the pool.
 
-use super::Candidate;
 use super::cold_order::ColdOrder;
-use super::state::{EndpointState, LoadModel};
+use super::pool::{EndpointPool, Versions};
+use super::state::{EndpointState, LoadModel, NANOSECONDS};
+use super::{AdapterState, Candidate};
 use crate::scorer::{largest_known, smallest_known};
 
 /// What holds for all rows of a pick together.
@@ -20,8 +24,16 @@ pub(crate) struct RowSummary {
 
 /// One row per endpoint. Columns have one place per row, in the same order.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     candidates: Vec<Candidate>,
+    /// Position of an endpoint's row by its slot.
+    positions: Vec<u32>,
+    /// The pool as it was when the rows were last brought up to date.
+    seen: Versions,
+    /// Whether the last pick wrote into the rows which endpoints its request's subset allows …
+    has_subset: bool,
+    /// … and which have its adapter.
+    has_adapter: bool,
     waits: WaitColumns,
     /// Weight of the endpoint's last scrape.
     freshness: Vec<f32>,
@@ -58,6 +70,10 @@ impl Default for Rows {
     fn default() -> Self {
         Self {
             candidates: Vec::new(),
+            positions: Vec::new(),
+            seen: Versions::default(),
+            has_subset: false,
+            has_adapter: false,
             waits: WaitColumns::default(),
             freshness: Vec::new(),
             own_rates: Vec::new(),
@@ -69,23 +85,92 @@ impl Default for Rows {
 }
 
 impl Rows {
-    pub(super) fn all(&self) -> &[Candidate] {
+    /// One row per endpoint, in the order of their slots, as they were last brought up to date.
+    pub(crate) fn all(&self) -> &[Candidate] {
         &self.candidates
     }
 
-    pub(super) fn all_mut(&mut self) -> &mut [Candidate] {
-        &mut self.candidates
+    /// Brings the rows up to date, but for what depends on a request and for what [`date`](Self::date) notes.
+    pub(crate) fn update(
+        &mut self,
+        pool: &EndpointPool,
+        model: &LoadModel,
+        mean_uncached_tokens: f64,
+        now: u64,
+    ) -> RowSummary {
+        let versions = pool.versions();
+        if self.seen.members != versions.members {
+            self.make_room(pool);
+        } else {
+            pool.for_each_changed(self.seen, |endpoint| self.write(endpoint, model, now));
+        }
+        if !self.hold_at(now) {
+            self.write_all(pool, model, now);
+        }
+        if self.seen.cold_order != versions.cold_order || self.seen.members != versions.members {
+            self.write_cold_ranks(pool.cold_order());
+        }
+        self.seen = versions;
+        self.write_waits(mean_uncached_tokens as f32)
+    }
+
+    /// Notes in each row how much of a prompt its endpoint holds.
+    pub(crate) fn match_prompt(&mut self, matched_tokens: impl Fn(u32) -> u32) {
+        self.candidates.iter_mut().for_each(|row| row.matched_tokens = matched_tokens(row.endpoint));
+    }
+
+    /// Notes in each row how old its scrape is, which no score of this crate depends on.
+    pub(crate) fn date(&mut self, pool: &EndpointPool, now: u64) {
+        for (row, (_, state)) in self.candidates.iter_mut().zip(pool.iter()) {
+            let age = state.scraped_at.map(|at| now.saturating_sub(at));
+            row.metrics_age_seconds = age.map_or(f32::NAN, |age| age as i64 as f32 / NANOSECONDS as f32);
+        }
+    }
+
+    /// Notes in each row whether a request's subset allows its endpoint; without a subset all are allowed.
+    pub(crate) fn restrict(&mut self, pool: &EndpointPool, subset: Option<&[String]>) {
+        if subset.is_none() && !self.has_subset {
+            return;
+        }
+        for (row, (_, state)) in self.candidates.iter_mut().zip(pool.iter()) {
+            let is_allowed = |allowed: &String| names_endpoint(allowed, &state.endpoint.name);
+            row.in_subset = subset.is_none_or(|subset| subset.iter().any(is_allowed));
+        }
+        self.has_subset = subset.is_some();
+    }
+
+    /// Notes in each row whether its endpoint has an adapter of this name. A name that is only `guessed` to be an adapter
+    /// (a model's) is none unless an endpoint knows it as one.
+    pub(crate) fn rate_adapter(&mut self, pool: &EndpointPool, name: Option<&str>, guessed: bool) {
+        if name.is_none() && !self.has_adapter {
+            return;
+        }
+        let mut is_known = false;
+        for (row, (_, state)) in self.candidates.iter_mut().zip(pool.iter()) {
+            row.adapter = name.map_or(AdapterState::NotNeeded, |name| state.adapter_state(name));
+            is_known |= matches!(row.adapter, AdapterState::Running | AdapterState::Waiting);
+        }
+        if guessed && !is_known {
+            self.candidates.iter_mut().for_each(|row| row.adapter = AdapterState::NotNeeded);
+        }
+        self.has_adapter = name.is_some();
     }
 
     /// Whether the rows of endpoints that did not change still hold.
-    pub(super) fn hold_at(&self, now: u64) -> bool {
+    fn hold_at(&self, now: u64) -> bool {
         (self.steady.from..=self.steady.until).contains(&now)
     }
 
     /// Makes room for rows of other endpoints than before; each has to be written.
-    pub(super) fn resize(&mut self, endpoints: usize) {
+    fn make_room(&mut self, pool: &EndpointPool) {
+        let endpoints = pool.len();
         self.candidates.clear();
         self.candidates.resize(endpoints, Candidate::default());
+        self.positions.clear();
+        self.positions.resize(pool.slot_count(), 0);
+        for (position, (slot, _)) in (0..).zip(pool.iter()) {
+            set(&mut self.positions, slot as usize, position);
+        }
         self.freshness.resize(endpoints, 0.0);
         self.own_rates.resize(endpoints, f64::NAN);
         self.waits.resize(endpoints);
@@ -94,22 +179,17 @@ impl Rows {
         self.steady = Stretch::NEVER;
     }
 
-    /// Writes all rows, in the order of the endpoints.
-    pub(super) fn write_all<'a>(
-        &mut self,
-        endpoints: impl Iterator<Item = &'a EndpointState>,
-        model: &LoadModel,
-        now: u64,
-    ) {
+    fn write_all(&mut self, pool: &EndpointPool, model: &LoadModel, now: u64) {
         self.steady = Stretch::ALWAYS;
-        endpoints.enumerate().for_each(|(at, endpoint)| self.write(at, endpoint, model, now));
+        pool.iter().for_each(|(_, endpoint)| self.write(endpoint, model, now));
         if self.steady.is_empty() {
             self.blend_ageing_utilization();
         }
     }
 
     /// Writes what a row says of its endpoint.
-    pub(super) fn write(&mut self, at: usize, endpoint: &EndpointState, model: &LoadModel, now: u64) {
+    fn write(&mut self, endpoint: &EndpointState, model: &LoadModel, now: u64) {
+        let Some(at) = self.positions.get(endpoint.slot as usize).map(|&at| at as usize) else { return };
         let Some(row) = self.candidates.get_mut(at) else { return };
         self.inadmissible -= usize::from(!is_admissible(row));
         let (freshness, steady) = endpoint.write_row(row, model, now);
@@ -125,7 +205,7 @@ impl Rows {
     }
 
     /// Brings up to date what depends on other endpoints and on the mean of a request's uncached tokens.
-    pub(super) fn write_waits(&mut self, mean_uncached_tokens: f32) -> RowSummary {
+    fn write_waits(&mut self, mean_uncached_tokens: f32) -> RowSummary {
         if std::mem::take(&mut self.own_rates_changed) {
             self.write_rates();
         }
@@ -143,7 +223,7 @@ impl Rows {
         }
     }
 
-    pub(super) fn write_cold_ranks(&mut self, order: &ColdOrder) {
+    fn write_cold_ranks(&mut self, order: &ColdOrder) {
         self.candidates.iter_mut().for_each(|row| row.cold_rank = order.rank(row.endpoint));
     }
 
@@ -225,6 +305,14 @@ impl WaitColumns {
             *seconds = *tokens / rate;
         }
     }
+}
+
+/// Whether an entry of a subset, with or without a port, means this endpoint.
+fn names_endpoint(allowed: &str, name: &str) -> bool {
+    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+    allowed == name
+        || allowed == host
+        || host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) == Some(allowed)
 }
 
 fn is_admissible(row: &Candidate) -> bool {

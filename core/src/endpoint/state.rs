@@ -58,10 +58,8 @@ pub(crate) struct EndpointState {
     pub(crate) rate: PrefillRate,
     pub(crate) prediction: CachePrediction,
     pub(super) slot: u32,
-    /// Position of its row in the pool.
-    pub(super) row: usize,
-    /// Whether nothing has changed since the row was written.
-    pub(super) row_is_current: bool,
+    /// Number of its last change in the pool.
+    pub(super) changed_at: u64,
     name_hash: u64,
     prefill_only: bool,
     scraped: ScrapedLoad,
@@ -77,8 +75,7 @@ impl EndpointState {
     pub(super) fn new(endpoint: Endpoint, generation: u32, slot: u32) -> Self {
         Self {
             slot,
-            row: 0,
-            row_is_current: false,
+            changed_at: 0,
             name_hash: xxh3_64(endpoint.name.as_bytes()),
             prefill_only: is_prefill_only(&endpoint),
             endpoint,

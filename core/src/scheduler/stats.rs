@@ -10,12 +10,13 @@ use crate::stats::{EndpointStats, IndexStats, Stats};
 impl Scheduler {
     /// A picture of the scheduler for metrics and dashboards.
     pub fn stats(&self, now: u64) -> Stats {
+        let rows = &mut self.scratch.take().rows;
         let mut guard = self.state.lock();
         let state = &mut *guard;
         self.expire_bookings(state, now);
         state.expire_speculations(now);
-        state.pool.update_rows(&self.load_model, state.mean_uncached_tokens, now);
-        let endpoints = state.pool.iter().zip(state.pool.rows()).map(|((slot, known), row)| EndpointStats {
+        rows.update(&state.pool, &self.load_model, state.mean_uncached_tokens, now);
+        let endpoints = state.pool.iter().zip(rows.all()).map(|((slot, known), row)| EndpointStats {
             endpoint: Arc::clone(&known.endpoint.name),
             reachable: row.reachable,
             metrics_age_seconds: known.scraped_at.map(|at| now.saturating_sub(at) as f64 / NANOSECONDS),

@@ -1,7 +1,7 @@
 //! Threads that pick at once, beside threads that do the same and share nothing.
 
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,8 @@ pub fn cases() -> Vec<Case> {
 /// Picks per second of so many threads over those of one.
 ///
 /// The control is the same with a scheduler for each thread: what the machine gives to threads that share nothing. Where
-/// that does not scale, it has no free cores, and only the ratio of the two says something about the scheduler.
+/// that does not scale, it has no free cores, and the figure says nothing about the scheduler. What a cache line takes from
+/// core to core, 30 to 300 ns, bounds what threads that share anything can reach.
 fn scaling(
     settings: &Settings,
     name: &str,
@@ -43,10 +44,10 @@ fn scaling(
     let schedulers = (0..threads).map(|_| busy_scheduler(64)).collect::<Result<Vec<_>>>()?;
     schedulers.iter().try_for_each(|scheduler| warm_up(scheduler, &prompts))?;
     let mut rates = [const { Vec::new() }; 3];
-    for _ in 0..if settings.quick { 3 } else { 51 } {
-        rates[0].push(per_second(&prompts, 1, |_| &schedulers[0]));
-        rates[1].push(per_second(&prompts, threads, |_| &schedulers[0]));
-        rates[2].push(per_second(&prompts, threads, |thread| &schedulers[thread]));
+    for _ in 0..if settings.quick { 1 } else { 9 } {
+        rates[0].extend(per_second(&prompts, 1, |_| &schedulers[0]));
+        rates[1].extend(per_second(&prompts, threads, |_| &schedulers[0]));
+        rates[2].extend(per_second(&prompts, threads, |thread| &schedulers[thread]));
     }
     let [one, shared, own] = rates.map(Sample::new);
     let thousands = |sample: &Sample| format!("{:.0} k picks/s", sample.median() / 1e3);
@@ -67,37 +68,50 @@ fn scaling(
     ])
 }
 
-/// How often all threads together pick and complete in a second, each with its scheduler.
+/// How often all threads together pick and complete in a second, each with its scheduler; one figure per window of time.
 fn per_second<'a>(
     prompts: &[Request],
     threads: usize,
     scheduler: impl Fn(usize) -> &'a Scheduler + Sync,
-) -> f64 {
+) -> Vec<f64> {
+    /// Threads that begin together share a core until the operating system moves one.
+    const SETTLE: Duration = Duration::from_millis(30);
     const WINDOW: Duration = Duration::from_millis(10);
+    const WINDOWS: usize = 10;
     let (start, stop) = (Barrier::new(threads + 1), AtomicBool::new(false));
+    let counts: Vec<_> = (0..threads).map(|_| CacheLine::default()).collect();
     let until_stop = |thread: usize| {
         let own = prompts.iter().cycle().skip(thread * prompts.len() / threads);
         let scheduler = scheduler(thread);
         start.wait();
-        let begin = Instant::now();
-        let mut count = 0_u32;
-        for request in own {
+        for (request, count) in own.zip(1..) {
             if let Ok(decision) = scheduler.pick(request, 0) {
                 scheduler.complete(decision.id, Outcome::success(), 0).ok();
             }
-            count += 1;
+            counts[thread].0.store(count, Ordering::Relaxed);
             if stop.load(Ordering::Relaxed) {
                 break;
             }
         }
-        f64::from(count) / begin.elapsed().as_secs_f64()
     };
     let until_stop = &until_stop;
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|thread| scope.spawn(move || until_stop(thread))).collect();
-        start.wait();
+    let count = || counts.iter().map(|count| count.0.load(Ordering::Relaxed)).sum::<u64>();
+    let window = |_| {
+        let (begin, before) = (Instant::now(), count());
         thread::sleep(WINDOW);
+        (count() - before) as f64 / begin.elapsed().as_secs_f64()
+    };
+    thread::scope(|scope| {
+        (0..threads).for_each(|thread| drop(scope.spawn(move || until_stop(thread))));
+        start.wait();
+        thread::sleep(SETTLE);
+        let rates = (0..WINDOWS).map(window).collect();
         stop.store(true, Ordering::Relaxed);
-        workers.into_iter().map(|worker| worker.join().unwrap_or(0.0)).sum()
+        rates
     })
 }
+
+/// A number that no other thread's numbers share a cache line with.
+#[derive(Default)]
+#[repr(align(128))]
+struct CacheLine(AtomicU64);
