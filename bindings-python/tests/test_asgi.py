@@ -46,8 +46,9 @@ def run(application: Any, client: Client, scope: Scope | None = None, **options:
     return stats
 
 
-async def begin(send: Send, status: int = 200) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": []})
+async def begin(send: Send, status: int = 200, content_type: bytes = b"application/json") -> None:
+    headers = [(b"Content-Type", content_type)]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 def test_the_application_sees_the_decision_and_the_body() -> None:
@@ -67,13 +68,16 @@ def test_the_application_sees_the_decision_and_the_body() -> None:
     assert stats["counters"]["completed_requests"] == 1 and stats["counters"]["failed_requests"] == 0
 
 
-def test_a_stream_reports_its_first_token() -> None:
+@pytest.mark.parametrize(
+    ("content_type", "expected"), [(b"text/event-stream; charset=utf-8", [4, 4, 0]), (b"application/json", [4, 4, 4])]
+)
+def test_an_event_stream_reports_its_first_token(content_type: bytes, expected: list[int]) -> None:
     scheduler = Scheduler()
     scheduler.add_endpoint("a:1")
     queued: list[int] = []
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        await begin(send)
+        await begin(send, content_type=content_type)
         for chunk in (b"", b"data: 1\n\n", b"data: 2\n\n"):
             queued.append(scheduler.stats()["endpoints"][0]["queued_tokens"])
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -82,7 +86,7 @@ def test_a_stream_reports_its_first_token() -> None:
         queued.append(scheduler.stats()["requests_in_flight"])
 
     run(application, Client(BODY), scheduler=scheduler)
-    assert queued == [4, 4, 0, 1, 0]
+    assert queued == [*expected, 1, 0]
 
 
 def test_the_usage_is_reported() -> None:
@@ -97,6 +101,15 @@ def test_the_usage_is_reported() -> None:
     for _ in range(2):
         stats = run(application, Client(BODY), scheduler=scheduler)
     assert stats["endpoints"][0]["actual_cached_tokens"] == 6
+
+
+def test_a_fallback_that_served_is_reported() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["p3sched.served_by"] = {"a:1": "b:1", "b:1": "a:1"}[scope["p3sched"].endpoint]
+        await begin(send)
+        await send({"type": "http.response.body", "body": USAGE})
+
+    assert run(application, Client(BODY))["counters"]["served_elsewhere"] == 1
 
 
 def test_a_disconnect_completes() -> None:
@@ -122,7 +135,7 @@ def test_exceptions_and_statuses_are_failures() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         run(broken, Client(BODY), scheduler=scheduler)
 
-    for status, failures in ((502, 2), (404, 2), (200, 2)):
+    for status, failures in ((502, 2), (404, 3), (302, 3), (200, 3)):
 
         async def application(scope: Scope, receive: Receive, send: Send, status: int = status) -> None:
             await begin(send, status)

@@ -18,7 +18,7 @@ from starlette.background import BackgroundTask
 
 from p3sched import Decision, Scheduler
 from p3sched.aio import MetricsPoller
-from p3sched.asgi import SchedulerMiddleware
+from p3sched.asgi import SERVED_BY_KEY, SchedulerMiddleware
 
 # What belongs to one connection or is written anew.
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "host", "content-length", "date", "server"}
@@ -29,7 +29,9 @@ scheduler.set_endpoints(os.environ["ENDPOINTS"].split(","))
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with httpx.AsyncClient(timeout=httpx.Timeout(600, connect=2)) as client, MetricsPoller(scheduler):
+    # As many connections as there are requests: one that waited for another's end would be picked for too early.
+    client = httpx.AsyncClient(timeout=httpx.Timeout(600, connect=2), limits=httpx.Limits())
+    async with client, MetricsPoller(scheduler):
         app.state.client = client
         yield
 
@@ -44,9 +46,12 @@ async def forward(path: str, request: Request) -> StreamingResponse:
     body = await request.body()
     for endpoint in (decision.endpoint, *decision.fallbacks):
         try:
-            return await stream(request, endpoint, body)
-        except httpx.ConnectError:
-            scheduler.scrape_failed(endpoint, "unreachable")
+            answer = await stream(request, endpoint, body)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            scheduler.scrape_failed(endpoint, "unreachable" if isinstance(error, httpx.ConnectError) else "failed")
+        else:
+            request.scope[SERVED_BY_KEY] = endpoint
+            return answer
     raise HTTPException(502, "no endpoint can be reached")
 
 
@@ -54,7 +59,8 @@ async def stream(request: Request, endpoint: str, body: bytes) -> StreamingRespo
     """Passes an answer on as it comes; raw, so that nothing is unpacked or held back."""
     client: httpx.AsyncClient = request.app.state.client
     headers = {name: value for name, value in request.headers.items() if name not in HOP_BY_HOP}
-    sent = client.build_request("POST", f"http://{endpoint}{request.url.path}", content=body, headers=headers)
+    url = request.url.replace(scheme="http", netloc=endpoint)
+    sent = client.build_request("POST", str(url), content=body, headers=headers)
     answer = await client.send(sent, stream=True)
     passed = {name: value for name, value in answer.headers.items() if name not in HOP_BY_HOP}
     return StreamingResponse(

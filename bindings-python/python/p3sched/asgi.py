@@ -23,6 +23,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 SCOPE_KEY = "p3sched"
 """Where the application finds the ``Decision``: ``scope[SCOPE_KEY]``, ``request.scope[SCOPE_KEY]`` in Starlette."""
 
+SERVED_BY_KEY = "p3sched.served_by"
+"""Where the application leaves the name of the endpoint that served, if it was a fallback."""
+
 
 def is_post(scope: Scope) -> bool:
     """The requests that are picked for unless said otherwise."""
@@ -33,8 +36,9 @@ class SchedulerMiddleware:
     """Picks an endpoint for each request, and reports what becomes of it.
 
     The body is read first and given to the application again. The decision is in ``scope["p3sched"]``. The first chunk
-    of a streamed answer is reported as the first token; the end of the answer, the client's disconnect or an exception
-    complete the request, with the usage that the answer names. An answer of status 500 or more counts as a failure.
+    of an event stream is reported as the first token; the end of the answer, the client's disconnect or an exception
+    complete the request, with the usage that the answer names. An answer whose status is not 2xx or 3xx is a failure. An
+    application that sent the request elsewhere says so in ``scope["p3sched.served_by"]``.
 
     Where no endpoint can be picked, the answer is an error in OpenAI's form: 400 for a body that cannot be read, 413
     for one that is too large, 503 without an endpoint.
@@ -71,7 +75,7 @@ class SchedulerMiddleware:
             decision = self._scheduler.pick_body(scope["path"], body, explain=self._explain)
         except Error as error:
             return await _refuse(send, 400 if isinstance(error, InvalidRequest) else 503, error.code, str(error))
-        exchange = _Exchange(self._scheduler, decision, body, receive, send)
+        exchange = _Exchange(self._scheduler, decision, body, scope, receive, send)
         scope[SCOPE_KEY] = decision
         try:
             await self._app(scope, exchange.receive, exchange.send)
@@ -94,14 +98,18 @@ class SchedulerMiddleware:
 class _Exchange:
     """One request and its answer, as they pass by."""
 
-    def __init__(self, scheduler: Scheduler, decision: Decision, body: bytes, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scheduler: Scheduler, decision: Decision, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._scheduler = scheduler
         self._id = decision.id
         self._body: bytes | None = body
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._usage = UsageScanner()
         self._status = 0
+        self._is_event_stream = False
         self._has_begun = False
         self._has_ended = False
 
@@ -117,12 +125,17 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            # Any other answer comes when it is complete: its first byte says nothing about the first token.
+            self._is_event_stream = any(
+                name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+                for name, value in message.get("headers", ())
+            )
         elif message["type"] == "http.response.body":
             self._pass(message.get("body", b""), message.get("more_body", False))
         await self._send(message)
 
     def _pass(self, chunk: bytes, more: bool) -> None:
-        if chunk and more and not self._has_begun:
+        if chunk and self._is_event_stream and not self._has_begun:
             self._has_begun = True
             self._scheduler.first_token(self._id)
         self._usage.push(chunk)
@@ -132,8 +145,9 @@ class _Exchange:
 
     def complete(self) -> None:
         """Reports the end, whatever it is; of several reports the first counts."""
-        success = self._has_ended and self._status < 500
-        self._scheduler.complete(self._id, success=success, **self._usage.finish())
+        success = self._has_ended and 200 <= self._status < 400
+        served_by = self._scope.get(SERVED_BY_KEY)
+        self._scheduler.complete(self._id, success=success, served_by=served_by, **self._usage.finish())
 
 
 async def _refuse(send: Send, status: int, code: str, message: str) -> None:
