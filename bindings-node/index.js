@@ -6,6 +6,7 @@
  * Nothing is decided here. What every method does is described in `index.d.ts`.
  */
 
+const { isUint8Array } = require('node:util').types;
 const native = require('./native.js');
 
 const ID = 0;
@@ -36,6 +37,10 @@ class Scheduler {
   }
 
   setEndpoints(endpoints) {
+    // A text would be taken for its letters, and what cannot be iterated for no endpoints at all.
+    if (typeof endpoints === 'string' || typeof endpoints?.[Symbol.iterator] !== 'function') {
+      throw wrongType('endpoints must be a list of names or objects', endpoints);
+    }
     this.#native.setEndpoints(Array.from(endpoints));
   }
 
@@ -60,7 +65,7 @@ class Scheduler {
   }
 
   pickBody(path, body, options) {
-    if (options !== undefined) {
+    if (options !== undefined && options !== null) {
       const { now, ...fields } = options;
       return explained(this.#native.pickBodyWith(path, bytes(body), fields, now));
     }
@@ -104,7 +109,7 @@ class Scheduler {
   }
 
   restore(snapshot) {
-    this.#native.restore(snapshot);
+    this.#native.restore(bytes(snapshot));
   }
 
   stats(options) {
@@ -137,7 +142,14 @@ function blockHashes(request, options) {
 }
 
 function bytes(data) {
-  return typeof data === 'string' ? Buffer.from(data) : data;
+  if (typeof data === 'string') return Buffer.from(data);
+  if (isUint8Array(data)) return data;
+  throw wrongType('bytes must be a string, a Buffer or a Uint8Array', data);
+}
+
+function wrongType(message, value) {
+  const found = Object.prototype.toString.call(value).slice('[object '.length, -1);
+  return Object.assign(new TypeError(`${message}: \`${found}\``), { code: 'InvalidArg' });
 }
 
 function decision(endpoints, id, matchedTokens, promptTokens) {

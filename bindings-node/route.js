@@ -52,16 +52,23 @@ class Route {
     };
     const complete = () => {
       const success = response.writableFinished && response.statusCode >= 200 && response.statusCode < 400;
-      this.#complete({ success, ...usage.finish(), ...this.#outcome });
+      this.#complete({ success, ...usage.finish() });
     };
     response.once('finish', complete);
     response.once('close', complete);
   }
 
-  #complete(outcome) {
+  #complete(seen) {
     if (this.#done) return;
     this.#done = true;
-    this.#scheduler.complete(this.decision.id, outcome);
+    const { id } = this.decision;
+    try {
+      this.#scheduler.complete(id, { ...seen, ...this.#outcome });
+    } catch (error) {
+      // Whoever reported it is not there any more to catch it: the process shall not end for that.
+      process.emitWarning(`what was reported of a request cannot be used, ${error.message}`, { code: error.code });
+      this.#scheduler.complete(id, seen);
+    }
   }
 }
 

@@ -84,6 +84,19 @@ test('a client that leaves ends the request', async (t) => {
   assert.deepEqual(await completed(), ['first token', { success: false }]);
 });
 
+test('a report that cannot be used is a warning, and the rest counts', async (t) => {
+  const { url, scheduler } = await serve(t, (request, response) => {
+    request.p3sched.report({ servedFrom: '10.0.0.2:8000' });
+    response.end(USAGE);
+  });
+  const warned = once(process, 'warning');
+  await (await post(url)).text();
+  const [warning] = await warned;
+  assert.match(warning.message, /unknown field `servedFrom`, expected one of /);
+  const { counters, requestsInFlight } = scheduler.stats();
+  assert.deepEqual([counters.completedRequests, counters.failedRequests, requestsInFlight], [1, 0, 0]);
+});
+
 test('an answer that is an error is no success', async (t) => {
   const { url, completed } = await serve(t, (request, response) => response.writeHead(502).end());
   assert.equal((await post(url)).status, 502);

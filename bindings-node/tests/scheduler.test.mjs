@@ -140,6 +140,18 @@ test('endpoints come and go', () => {
   assert.equal(picker.config.preset, 'round-robin');
 });
 
+test('an argument of the wrong type is named, and changes nothing', () => {
+  const picker = scheduler();
+  for (const endpoints of ['10.0.0.1:8000', 5, {}, undefined]) {
+    assert.throws(() => picker.setEndpoints(endpoints), { name: 'TypeError', code: 'InvalidArg', message: /^endpoints must be a list/ });
+  }
+  assert.equal(picker.stats().endpoints.length, 3);
+  for (const body of [undefined, null, 5, {}, new ArrayBuffer(4), new Float64Array(2)]) {
+    assert.throws(() => picker.pickBody(PATH, body), { name: 'TypeError', code: 'InvalidArg', message: /^bytes must be .*: `\w+`$/ });
+  }
+  assert.equal(picker.pickBody(PATH, BODY, null).id, 1);
+});
+
 test('every error has the code of the core', () => {
   const picker = scheduler();
   const throws = (code, message, call) => assert.throws(call, { name: 'Error', code, message });
