@@ -20,7 +20,7 @@ demo: envoy-setup $(if $(filter vllm,$(ENGINE)),vllm-setup) ## Round robin besid
 	$(TARGET)/release/demo --engine $(ENGINE)
 
 .PHONY: test
-test: envoy-setup c-setup ## All tests, the ones through a real Envoy and a short demo included
+test: envoy-setup c-setup node-setup ## All tests, the ones through a real Envoy and a short demo included
 	# A shared library that only other programs load is not part of any test's build.
 	$(CARGO) build -p p3sched-envoy
 	$(CARGO) test --workspace
@@ -81,6 +81,8 @@ python-wheel: .venv-python/installed
 python-bench-setup: python-wheel .venv-python-bench/installed
 	.venv-python-bench/bin/pip install --quiet --no-deps --force-reinstall bindings-python/dist/*.whl
 
+# Cargo knows whether it is up to date.
+.PHONY: $(SIMULATOR)
 $(SIMULATOR):
 	$(CARGO) build --workspace --bin engine-simulator
 
@@ -126,7 +128,8 @@ vllm-setup:
 .PHONY: clean
 clean: ## Remove what was built and installed here
 	$(CARGO) clean
-	rm -rf .venv-*
+	rm -rf .venv-* bindings-python/dist bindings-node/*.node bindings-node/node_modules examples/node/node_modules \
+		core/peer-benches/target core/fuzz/target bindings-c/fuzz/target
 
 .venv-lint/installed:
 	$(PYTHON) -m venv .venv-lint

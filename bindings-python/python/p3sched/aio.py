@@ -67,7 +67,8 @@ class MetricsPoller:
         self._scheme = scheme
         self._path = path
         self._owns_client = client is None
-        self._client = client or httpx.AsyncClient(verify=verify)
+        # No limit of connections: silent engines would keep the others waiting for theirs.
+        self._client = client or httpx.AsyncClient(verify=verify, limits=httpx.Limits())
         self._scrapes: dict[str, asyncio.Task[None]] = {}
         self._follower: asyncio.Task[None] | None = None
 
@@ -130,7 +131,7 @@ class MetricsPoller:
 
     def _report(self, name: str, error: Exception) -> None:
         """Tells the scheduler what a failure says of the engine."""
-        if isinstance(error, (httpx.HTTPStatusError, httpx.DecodingError, httpx.InvalidURL, Error)):
+        if isinstance(error, (httpx.HTTPStatusError, httpx.DecodingError, httpx.InvalidURL, httpx.PoolTimeout, Error)):
             return
         try:
             self._scheduler.scrape_failed(name, "unreachable" if _is_refused(error) else "failed")
