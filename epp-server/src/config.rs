@@ -2,28 +2,20 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use p3sched::config::FilterConfig;
+use p3sched::filter::load_gate;
 use p3sched::{Endpoint, SchedulerConfig};
-use serde::Deserialize;
 
 use crate::clock;
-use crate::discovery::EndpointEntry;
+use crate::config_source::{Configuration, MetricsPage, configuration};
 use crate::ext_proc::service::ServiceLimits;
 use crate::ext_proc::stream::Limits;
-use crate::flags::Flags;
-use crate::scrape::ScrapeSettings;
-
-/// The configuration file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ConfigFile {
-    /// How endpoints are picked.
-    scheduler: SchedulerConfig,
-    /// The endpoints, where no flag names them.
-    endpoints: Option<Vec<EndpointEntry>>,
-}
+use crate::flags::{Flags, LoadGate};
+use crate::metric_names::WrittenNames;
+use crate::scrape::{Scheme, ScrapeSettings};
 
 /// Where endpoints come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,22 +29,32 @@ pub enum EndpointSource {
 /// Everything that the server needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// `namespace/name` of the `InferencePool` that the server was started for.
+    pub pool: Option<String>,
     /// Address that all ports listen on; `None` for every address.
     pub bind_address: Option<IpAddr>,
     /// Port of `ext_proc`; 0 for any free one, here and below.
     pub grpc_port: u16,
     /// Port of gRPC health.
     pub health_port: u16,
+    /// Whether gRPC health is served on the port of `ext_proc`, too.
+    pub health_checking: bool,
     /// Port of metrics.
     pub metrics_port: u16,
     /// Whether `ext_proc` is served with TLS.
     pub secure_serving: bool,
     /// Folder with `tls.crt` and `tls.key`; without it a certificate is made.
     pub certificates: Option<PathBuf>,
+    /// Whether the certificate is read again when its files change.
+    pub reload_certificates: bool,
     /// Where endpoints come from.
     pub endpoints: EndpointSource,
+    /// What said how they are picked.
+    pub profile: String,
     /// How they are picked.
     pub scheduler: SchedulerConfig,
+    /// What the configuration says that works otherwise here than where it was written for.
+    pub notes: Vec<String>,
     /// How their metrics are read.
     pub scrape: ScrapeSettings,
     /// What requests may use.
@@ -64,49 +66,40 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Puts the command line over the configuration file that it names.
+    /// Puts the command line over the configuration that it names.
     ///
     /// # Errors
     ///
     /// The message names what cannot be read or cannot work, in a file with line and column.
     pub fn from_flags(flags: Flags) -> Result<Self, String> {
-        let file = read_config(flags.config_file.as_deref(), flags.config_text.as_deref())?;
-        let mut scheduler = file.scheduler;
-        if let Some(threshold) = flags.metrics_staleness_threshold {
-            let metrics = &mut scheduler.metrics;
-            metrics.expire_seconds = threshold.as_secs_f64();
-            metrics.fresh_seconds = metrics.fresh_seconds.min(threshold.as_secs_f64() / 2.0);
+        refuse_what_is_not_built(&flags)?;
+        let Configuration { profile, mut scheduler, endpoints, metrics_page, mut notes } =
+            configuration(&flags)?;
+        apply_flags(&flags, &mut scheduler);
+        let endpoints = endpoint_source(&flags, endpoints)?;
+        let scrape = scrape_settings(&flags, metrics_page)?;
+        if flags.enable_cert_reload && flags.cert_path.is_none() {
+            return Err(NO_CERTIFICATE.to_owned());
         }
-        let configured =
-            file.endpoints.map(|entries| entries.into_iter().map(|entry| entry.0).collect::<Vec<_>>());
-        let endpoints = match (flags.endpoints_file, flags.endpoints, configured) {
-            (Some(path), ..) => EndpointSource::File(path),
-            (None, listed, _) if !listed.is_empty() => EndpointSource::Fixed(listed),
-            (None, _, Some(configured)) => EndpointSource::Fixed(configured),
-            (None, _, None) => return Err(NO_ENDPOINTS.to_owned()),
-        };
-        let skip_verify = flags
-            .model_server_metrics_https_insecure_skip_verify
-            .unwrap_or(flags.model_server_metrics_ca_cert.is_none());
-        if !skip_verify && flags.model_server_metrics_ca_cert.is_none() {
-            return Err(NO_AUTHORITIES.to_owned());
+        let reload_certificates = flags.enable_cert_reload && flags.secure_serving;
+        if flags.enable_cert_reload && !flags.secure_serving {
+            notes.push("`--enable-cert-reload` has no effect without `--secure-serving`".to_owned());
         }
         Ok(Self {
+            pool: pool_name(&flags),
             bind_address: flags.bind_address,
             grpc_port: flags.grpc_port,
             health_port: flags.grpc_health_port,
+            health_checking: flags.health_checking,
             metrics_port: flags.metrics_port,
             secure_serving: flags.secure_serving,
             certificates: flags.cert_path,
+            reload_certificates,
             endpoints,
+            profile,
             scheduler,
-            scrape: ScrapeSettings {
-                interval: flags.refresh_metrics_interval,
-                scheme: flags.model_server_metrics_scheme,
-                path: flags.model_server_metrics_path,
-                port: flags.model_server_metrics_port,
-                authorities: flags.model_server_metrics_ca_cert.filter(|_| !skip_verify),
-            },
+            notes,
+            scrape,
             limits: ServiceLimits {
                 request: Limits {
                     max_body_bytes: flags.max_body_size,
@@ -136,33 +129,115 @@ impl Settings {
 const NO_ENDPOINTS: &str =
     "no endpoints are configured; hint: name them with `--endpoints` or `--endpoints-file`";
 const NO_AUTHORITIES: &str = "certificates of https metrics cannot be checked; hint: name the authorities with `--model-server-metrics-ca-cert`";
+const NO_CERTIFICATE: &str = "there is no certificate to reload; hint: name its folder with `--cert-path`, or leave out `--enable-cert-reload`";
 
-fn read_config(path: Option<&Path>, text: Option<&str>) -> Result<ConfigFile, String> {
-    if let Some(path) = path {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read configuration file, {error}: `{}`", path.display()))?;
-        return parse_config(&text)
-            .map_err(|error| format!("invalid configuration file, {error}: `{}`", path.display()));
+/// Refuses the flags of the reference picker whose meaning this version does not have.
+fn refuse_what_is_not_built(flags: &Flags) -> Result<(), String> {
+    let by_address = "name the replicas with `--endpoints` or `--endpoints-file`";
+    for (given, what, hint, flag) in [
+        (flags.endpoint_selector.is_some(), "endpoints by pod labels", by_address, "--endpoint-selector"),
+        (flags.endpoint_target_ports.is_some(), "ports of found pods", by_address, "--endpoint-target-ports"),
+        (flags.endpoints_dns.is_some(), "endpoints by DNS name", by_address, "--endpoints-dns"),
+        (
+            flags.ha_enable_leader_election,
+            "leader election",
+            "run one replica of this server",
+            "--ha-enable-leader-election",
+        ),
+        (flags.tracing, "tracing", "use `-v` for a log line per pick", "--tracing"),
+        (
+            flags.metrics_endpoint_auth,
+            "authentication of the metrics page",
+            "restrict who reaches `--metrics-port` by a NetworkPolicy and pass `=false`",
+            "--metrics-endpoint-auth",
+        ),
+        (
+            flags.emit_endpoint_scores,
+            "scores in the metadata",
+            "leave the flag out",
+            "--emit-endpoint-scores",
+        ),
+    ] {
+        if given {
+            return Err(format!("this version does not have {what}; hint: {hint}: `{flag}`"));
+        }
     }
-    parse_config(text.unwrap_or_default())
-        .map_err(|error| format!("invalid configuration, {error}: `--config-text`"))
+    Ok(())
 }
 
-fn parse_config(text: &str) -> Result<ConfigFile, serde_norway::Error> {
-    if text.trim().is_empty() {
-        return Ok(ConfigFile::default());
+/// `namespace/name` of the pool that the server was started for.
+fn pool_name(flags: &Flags) -> Option<String> {
+    let name = flags.pool_name.as_ref()?;
+    let namespace = flags.pool_namespace.clone().or_else(|| std::env::var("NAMESPACE").ok());
+    Some(format!("{}/{name}", namespace.as_deref().unwrap_or("default")))
+}
+
+fn apply_flags(flags: &Flags, scheduler: &mut SchedulerConfig) {
+    let metrics = &mut scheduler.metrics;
+    if let Some(threshold) = flags.metrics_staleness_threshold {
+        metrics.expire_seconds = threshold.as_secs_f64();
+        metrics.fresh_seconds = metrics.fresh_seconds.min(threshold.as_secs_f64() / 2.0);
     }
-    serde_norway::from_str(text)
+    let written = WrittenNames {
+        waiting: flags.total_queued_requests_metric.as_deref(),
+        running: flags.total_running_requests_metric.as_deref(),
+        utilization: flags.kv_cache_usage_percentage_metric.as_deref(),
+        adapters: flags.lora_info_metric.as_deref(),
+        cache: flags.cache_info_metric.as_deref(),
+    };
+    written.apply(&mut metrics.names);
+    if let Some(LoadGate(seconds)) = flags.load_gate {
+        scheduler.load_gate_seconds = seconds;
+        let has_gate = scheduler.filters.iter().any(|filter| filter.filter_type == load_gate::TYPE);
+        if seconds.is_some() && !has_gate {
+            scheduler.filters.push(FilterConfig::new(load_gate::TYPE));
+        }
+    }
+}
+
+fn endpoint_source(flags: &Flags, configured: Option<Vec<Endpoint>>) -> Result<EndpointSource, String> {
+    match (&flags.endpoints_file, configured) {
+        (Some(path), _) => Ok(EndpointSource::File(path.clone())),
+        (None, _) if !flags.endpoints.is_empty() => Ok(EndpointSource::Fixed(flags.endpoints.clone())),
+        (None, Some(configured)) => Ok(EndpointSource::Fixed(configured)),
+        (None, None) => Err(match &flags.pool_name {
+            None => NO_ENDPOINTS.to_owned(),
+            Some(name) => format!(
+                "this version does not read the endpoints of an InferencePool from Kubernetes; hint: name the replicas with \
+                 `--endpoints` or `--endpoints-file` beside `--pool-name`: `{name}`"
+            ),
+        }),
+    }
+}
+
+fn scrape_settings(flags: &Flags, page: MetricsPage) -> Result<ScrapeSettings, String> {
+    let authorities = flags.model_server_metrics_ca_cert.clone();
+    let skip_verify = flags
+        .model_server_metrics_https_insecure_skip_verify
+        .or(page.skip_verify)
+        .unwrap_or(authorities.is_none());
+    if !skip_verify && authorities.is_none() {
+        return Err(NO_AUTHORITIES.to_owned());
+    }
+    Ok(ScrapeSettings {
+        interval: flags.refresh_metrics_interval,
+        scheme: flags.model_server_metrics_scheme.or(page.scheme).unwrap_or(Scheme::Http),
+        path: flags.model_server_metrics_path.clone().or(page.path).unwrap_or_else(|| "/metrics".to_owned()),
+        port: flags.model_server_metrics_port,
+        authorities: authorities.filter(|_| !skip_verify),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use std::ffi::OsString;
 
     use super::*;
+    use crate::flags::CommandLine;
 
     fn settings(arguments: &[&str]) -> Result<Settings, String> {
-        Settings::from_flags(Flags::parse_from([&["epp-server"], arguments].concat()))
+        let arguments = [&["epp-server"], arguments].concat().into_iter().map(OsString::from);
+        Settings::from_flags(CommandLine::read(arguments).unwrap().flags)
     }
 
     #[test]

@@ -4,12 +4,18 @@
 //! [`discovery`] found, with the load that [`scrape`] reads from them. [`health`] and [`admin`] say how it goes.
 
 pub mod admin;
+mod arguments;
+pub mod check_config;
 pub mod clock;
 pub mod config;
+mod config_source;
 pub mod discovery;
+mod endpoint_picker_config;
 pub mod ext_proc;
 pub mod flags;
+mod folder_watch;
 pub mod health;
+mod metric_names;
 pub mod scrape;
 pub mod server;
 pub mod tls;

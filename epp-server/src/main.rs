@@ -1,11 +1,11 @@
 //! `epp-server`: reads the command line, builds, says what was built, serves, drains on a signal.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use epp_server::check_config;
 use epp_server::config::{EndpointSource, Settings};
-use epp_server::flags::{Flags, LogFormat};
+use epp_server::flags::{Command, CommandLine, Flags, LogFormat, LogLevel};
 use epp_server::server::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -14,14 +14,32 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
-    start_log(flags.verbosity, flags.log_format);
+    let CommandLine { command, flags } =
+        CommandLine::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    if let Some(Command::CheckConfig { file }) = command {
+        return match check_config::explain_file(&file) {
+            Ok(explanation) => show(&explanation),
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    start_log(flags.log_level(), flags.log_format);
     match run(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A reader that has enough is no failure.
+fn show(text: &str) -> ExitCode {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -41,11 +59,17 @@ fn say_what_was_built(settings: &Settings, server: &Server) -> Result<(), String
         EndpointSource::Fixed(_) => "list".to_owned(),
         EndpointSource::File(path) => path.display().to_string(),
     };
+    for note in &settings.notes {
+        tracing::warn!("{note}");
+    }
     tracing::info!(
         version = p3sched::VERSION,
+        pool = settings.pool,
+        profile = settings.profile,
         endpoints = server.pool().endpoints().len(),
         endpoints_from = source,
         scorers = settings.scorers(),
+        load_gate_seconds = settings.scheduler.load_gate_seconds,
         picker = settings.scheduler.picker.picker_type,
         grpc_port = grpc,
         tls = settings.secure_serving,
@@ -85,11 +109,12 @@ impl Signals {
     }
 }
 
-fn start_log(verbosity: u8, format: LogFormat) {
-    let (own, libraries) = match verbosity {
-        0 => (LevelFilter::INFO, LevelFilter::WARN),
-        1 => (LevelFilter::DEBUG, LevelFilter::WARN),
-        _ => (LevelFilter::TRACE, LevelFilter::DEBUG),
+fn start_log(level: LogLevel, format: LogFormat) {
+    let (own, libraries) = match level {
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN),
+        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
+        LogLevel::Trace => (LevelFilter::TRACE, LevelFilter::DEBUG),
     };
     let filter = Targets::new().with_target("epp_server", own).with_default(libraries);
     let registry = tracing_subscriber::registry().with(filter);

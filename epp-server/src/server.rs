@@ -11,8 +11,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsAcceptor;
+use tonic::transport::Server as GrpcServer;
 use tonic::transport::server::Router as GrpcRouter;
-use tonic::transport::{Server as GrpcServer, ServerTlsConfig};
 
 use crate::admin;
 use crate::admin::metrics::Metrics;
@@ -22,7 +23,7 @@ use crate::ext_proc::router::Router;
 use crate::ext_proc::service::Service;
 use crate::health;
 use crate::scrape::Scraper;
-use crate::tls;
+use crate::tls::{self, ServedCertificate};
 use crate::workers;
 
 /// What one stream may have in flight; chunks of a body are 64 KiB at most.
@@ -41,7 +42,8 @@ pub struct Server {
     grpc: TcpListener,
     health: TcpListener,
     metrics_port: TcpListener,
-    tls: Option<ServerTlsConfig>,
+    certificate: Option<Arc<ServedCertificate>>,
+    tls: Option<TlsAcceptor>,
     router: Arc<Router>,
     scraper: Arc<Scraper>,
     pool: Arc<Pool>,
@@ -65,19 +67,18 @@ impl Server {
         pool.set(endpoints).map_err(|error| error.to_string())?;
         let metrics = Arc::new(Metrics::new());
         metrics.watch_pool(Arc::clone(&pool));
-        let tls = match settings.secure_serving {
-            true => {
-                let identity = tls::server_identity(settings.certificates.as_deref())?;
-                Some(ServerTlsConfig::new().identity(identity))
-            }
+        let certificate = match settings.secure_serving {
+            true => Some(Arc::new(ServedCertificate::new(settings.certificates.as_deref())?)),
             false => None,
         };
+        let tls = certificate.clone().map(tls::server_config).transpose()?;
         let address = settings.bind_address;
         Ok(Self {
             grpc: listen(address, settings.grpc_port, "--grpc-port").await?,
             health: listen(address, settings.health_port, "--grpc-health-port").await?,
             metrics_port: listen(address, settings.metrics_port, "--metrics-port").await?,
-            tls,
+            certificate,
+            tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
             router: Arc::new(Router::new(Arc::clone(&pool), Arc::clone(&metrics), settings.fail_open)),
             scraper: Arc::new(Scraper::new(
                 settings.scrape.clone(),
@@ -114,26 +115,26 @@ impl Server {
         let (closing, closed) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let services = (0..threads).map(|_| self.grpc_service()).collect::<Result<Vec<_>, _>>()?;
         let (readiness, health) = health::service().await;
-        tasks.spawn(workers::serve(services, self.grpc, closed.clone()));
-        tasks.spawn(workers::serve(vec![GrpcServer::builder().add_service(health)], self.health, closed));
+        let service = || {
+            let service = self.grpc_service();
+            if self.settings.health_checking { service.add_service(health.clone()) } else { service }
+        };
+        let services = (0..threads).map(|_| service()).collect();
+        tasks.spawn(workers::serve(services, self.tls, self.grpc, closed.clone()));
+        let health_services = vec![GrpcServer::builder().add_service(health)];
+        tasks.spawn(workers::serve(health_services, None, self.health, closed));
         let routes = admin::routes(Arc::clone(&self.metrics));
         tasks.spawn(async move {
             axum::serve(self.metrics_port, routes).await.map_err(|error| error.to_string())
         });
         if let EndpointSource::File(path) = &self.settings.endpoints {
-            let watch = discovery::file::watch(path.clone(), Arc::clone(&self.pool))?;
-            tasks.spawn(async move {
-                watch.await;
-                Ok(())
-            });
+            follow(&mut tasks, discovery::file::watch(path.clone(), Arc::clone(&self.pool))?);
         }
-        let scraper = self.scraper;
-        tasks.spawn(async move {
-            scraper.run().await;
-            Ok(())
-        });
+        if let Some(certificate) = self.certificate.filter(|_| self.settings.reload_certificates) {
+            follow(&mut tasks, certificate.watch()?);
+        }
+        follow(&mut tasks, self.scraper.run());
         readiness.set(true).await;
 
         tokio::select! {
@@ -151,20 +152,24 @@ impl Server {
         Ok(())
     }
 
-    fn grpc_service(&self) -> Result<GrpcRouter, String> {
-        let mut builder = GrpcServer::builder()
+    fn grpc_service(&self) -> GrpcRouter {
+        GrpcServer::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(u32::MAX)
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
             .http2_max_local_error_reset_streams(None)
-            .http2_keepalive_interval(Some(Duration::from_secs(30)));
-        if let Some(tls) = &self.tls {
-            builder =
-                builder.tls_config(tls.clone()).map_err(|error| format!("invalid certificate: {error}"))?;
-        }
-        Ok(builder.add_service(Service::server(Arc::clone(&self.router), self.settings.limits)))
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .add_service(Service::server(Arc::clone(&self.router), self.settings.limits))
     }
+}
+
+/// Runs what only its cancellation ends.
+fn follow(tasks: &mut JoinSet<Result<(), String>>, endless: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        endless.await;
+        Ok(())
+    });
 }
 
 /// Serves on for `limit` at most; ends early when no stream was open for [`QUIET`].

@@ -2,18 +2,22 @@
 
 use std::error::Error;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
 };
-use tonic::transport::Identity;
+
+use crate::folder_watch::FolderWatch;
 
 /// Names in a certificate that the server makes for itself.
 const SELF_SIGNED_NAMES: [&str; 2] = ["localhost", "epp-server"];
@@ -37,40 +41,102 @@ pub fn client_config(authorities: Option<&Path>) -> Result<ClientConfig, String>
     Ok(builder.with_no_client_auth())
 }
 
-/// The certificate of the gRPC port: `tls.crt` and `tls.key` of a folder, else one made on the spot.
+/// The certificate of the gRPC port, which can be replaced while it is served.
+///
+/// A connection keeps the certificate that it was opened with, so nothing is cut when another one comes.
+#[derive(Debug)]
+pub struct ServedCertificate {
+    /// Folder with `tls.crt` and `tls.key`; `None` for a certificate that the server made.
+    folder: Option<PathBuf>,
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl ServedCertificate {
+    /// Reads `tls.crt` and `tls.key` of a folder, else makes a certificate on the spot.
+    ///
+    /// # Errors
+    ///
+    /// The message names the file that cannot be read, or the folder whose files do not make a certificate and its key.
+    pub fn new(folder: Option<&Path>) -> Result<Self, String> {
+        let current = match folder {
+            Some(folder) => read_certificate(folder)?,
+            None => make_certificate().map_err(|error| format!("cannot make a certificate: {error}"))?,
+        };
+        Ok(Self { folder: folder.map(Path::to_owned), current: RwLock::new(Arc::new(current)) })
+    }
+
+    /// Follows the files until the task is dropped; files that cannot be used keep the last certificate in force.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be watched.
+    pub fn watch(self: Arc<Self>) -> Result<impl Future<Output = ()>, String> {
+        let folder = self.folder.clone().ok_or("a certificate made at start has no files to follow")?;
+        let mut changes = FolderWatch::new(&folder)?;
+        Ok(async move {
+            // What changed between the first reading and the watch was seen by neither.
+            self.reload(&folder);
+            while changes.changed().await {
+                self.reload(&folder);
+            }
+        })
+    }
+
+    fn reload(&self, folder: &Path) {
+        match read_certificate(folder) {
+            Ok(certificate) if certificate.cert == self.current.read().cert => {}
+            Ok(certificate) => {
+                *self.current.write() = Arc::new(certificate);
+                tracing::info!(folder = %folder.display(), "certificate reloaded");
+            }
+            Err(error) => tracing::warn!(%error, "certificate ignored, the last one stays in force"),
+        }
+    }
+}
+
+impl ResolvesServerCert for ServedCertificate {
+    fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.read()))
+    }
+}
+
+/// How the gRPC port speaks TLS: 1.2 or 1.3, HTTP/2.
 ///
 /// # Errors
 ///
-/// The message names the file that cannot be read, or the folder whose files do not make a certificate and its key.
-pub fn server_identity(folder: Option<&Path>) -> Result<Identity, String> {
-    let Some(folder) = folder else {
-        let names = SELF_SIGNED_NAMES.map(str::to_owned);
-        let made = rcgen::generate_simple_self_signed(names)
-            .map_err(|error| format!("cannot make a certificate: {error}"))?;
-        return Ok(Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem()));
-    };
+/// The TLS library refuses its own defaults.
+pub fn server_config(certificate: Arc<ServedCertificate>) -> Result<ServerConfig, String> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("cannot set up TLS: {error}"))?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    // Gateways refuse to speak gRPC to a server that does not offer this.
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn read_certificate(folder: &Path) -> Result<CertifiedKey, String> {
     let read = |name: &str| {
         let path = folder.join(name);
         std::fs::read(&path)
             .map_err(|error| format!("cannot read certificate, {error}: `{}`", path.display()))
     };
-    let (certificate, key) = (read("tls.crt")?, read("tls.key")?);
-    check_identity(&certificate, &key)
-        .map_err(|error| format!("invalid tls.crt or tls.key, {error}: `{}`", folder.display()))?;
-    Ok(Identity::from_pem(certificate, key))
+    certified_key(&read("tls.crt")?, &read("tls.key")?)
+        .map_err(|error| format!("invalid tls.crt or tls.key, {error}: `{}`", folder.display()))
 }
 
-/// Fails where serving would, but says why.
-fn check_identity(certificate: &[u8], key: &[u8]) -> Result<(), Box<dyn Error>> {
+fn make_certificate() -> Result<CertifiedKey, Box<dyn Error>> {
+    let made = rcgen::generate_simple_self_signed(SELF_SIGNED_NAMES.map(str::to_owned))?;
+    certified_key(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes())
+}
+
+fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, Box<dyn Error>> {
     let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
     if chain.is_empty() {
         return Err("there is no certificate".into());
     }
-    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?;
-    Ok(())
+    Ok(CertifiedKey::from_der(chain, PrivateKeyDer::from_pem_slice(key)?, &ring::default_provider())?)
 }
 
 fn read_authorities(path: &Path) -> Result<RootCertStore, String> {

@@ -12,12 +12,18 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::StreamExt;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::transport::server::Router;
 
 /// How long to wait after a failed accept; too many open files is the usual reason and goes by.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A client that does not finish its handshake in this time is dropped.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the connections of a listener, dealt out in turn over one thread per service, until `closed` turns true.
 ///
@@ -26,12 +32,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A thread cannot be started.
 pub(crate) async fn serve(
     services: Vec<Router>,
+    tls: Option<TlsAcceptor>,
     listener: TcpListener,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), String> {
     let mut workers = Vec::with_capacity(services.len());
     for service in services {
-        let worker = start(service, closed.clone());
+        let worker = start(service, tls.clone(), closed.clone());
         workers.push(worker.map_err(|error| format!("cannot start a thread: {error}"))?);
     }
     let mut turn = workers.iter().cycle();
@@ -62,19 +69,49 @@ pub(crate) async fn serve(
 /// Starts one thread; it serves the connections that are sent to it.
 fn start(
     service: Router,
+    tls: Option<TlsAcceptor>,
     mut closed: watch::Receiver<bool>,
 ) -> io::Result<mpsc::UnboundedSender<PlainTcpStream>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (connections, queue) = mpsc::unbounded_channel();
     thread::Builder::new().name("grpc".to_owned()).spawn(move || {
-        let incoming = UnboundedReceiverStream::new(queue).map(TcpStream::from_std);
         let stop = async move {
             // An error means that the server is gone, which is as good a reason to stop.
             let _stopped = closed.wait_for(|closed| *closed).await;
         };
-        if let Err(error) = runtime.block_on(service.serve_with_incoming_shutdown(incoming, stop)) {
+        let served = runtime.block_on(async {
+            let incoming = UnboundedReceiverStream::new(queue).map(TcpStream::from_std);
+            match tls {
+                None => service.serve_with_incoming_shutdown(incoming, stop).await,
+                Some(tls) => service.serve_with_incoming_shutdown(secured(incoming, tls), stop).await,
+            }
+        });
+        if let Err(error) = served {
             tracing::error!(%error, "serving thread ended");
         }
     })?;
     Ok(connections)
+}
+
+/// The connections whose handshake succeeds, in the order in which they do: none waits for another one.
+fn secured(
+    mut incoming: impl Stream<Item = io::Result<TcpStream>> + Send + Unpin + 'static,
+    tls: TlsAcceptor,
+) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> {
+    let (ready, connections) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(connection) = incoming.next().await {
+            let (tls, ready) = (tls.clone(), ready.clone());
+            tokio::spawn(async move {
+                let handshake = async { tls.accept(connection?).await };
+                match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                    // A server that no longer takes connections is about to end.
+                    Ok(Ok(stream)) => drop(ready.send(Ok(stream))),
+                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                    Err(_elapsed) => tracing::debug!("TLS handshake took too long"),
+                }
+            });
+        }
+    });
+    UnboundedReceiverStream::new(connections)
 }

@@ -10,17 +10,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
 use p3sched::Endpoint;
 use serde::Deserialize;
-use tokio::sync::mpsc;
 
 use super::{EndpointEntry, Pool};
-
-/// Editors and volume mounts change a file in several steps; it is read when they have settled.
-const SETTLE: Duration = Duration::from_millis(100);
+use crate::folder_watch::FolderWatch;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,25 +46,11 @@ pub fn watch(path: PathBuf, pool: Arc<Pool>) -> Result<impl Future<Output = ()>,
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    let (changed, mut changes) = mpsc::channel::<()>(1);
-    // The folder is watched because a volume mount replaces a link beside the file, not the file itself.
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.map_or(true, |event| !event.kind.is_access()) {
-            // A full channel already holds a change that is not yet seen.
-            let _unseen = changed.try_send(());
-        }
-    })
-    .map_err(|error| format!("cannot watch endpoints file, {error}: `{}`", path.display()))?;
-    watcher
-        .watch(&folder, RecursiveMode::NonRecursive)
-        .map_err(|error| format!("cannot watch folder, {error}: `{}`", folder.display()))?;
+    let mut folder = FolderWatch::new(&folder)?;
     Ok(async move {
-        let _watcher = watcher;
         // What changed between the first reading and the watch was seen by neither.
         reload(&path, &pool);
-        while changes.recv().await.is_some() {
-            tokio::time::sleep(SETTLE).await;
-            while changes.try_recv().is_ok() {}
+        while folder.changed().await {
             reload(&path, &pool);
         }
     })

@@ -341,6 +341,45 @@ async fn the_port_can_be_served_with_tls() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_replaced_without_cutting_what_is_open() {
+    let make = || rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (old, new) = (make(), make());
+    let folder = certificate_folder("reload-tls", &old.cert.pem(), &old.signing_key.serialize_pem());
+    let shown = folder.display().to_string();
+    let server = start(&["--secure-serving", "--enable-cert-reload", "--cert-path", &shown]).await;
+    let connect = async |certificate: &str| {
+        let trust = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(certificate))
+            .domain_name("localhost");
+        let address = format!("https://127.0.0.1:{}", server.grpc);
+        Endpoint::new(address).unwrap().tls_config(trust).unwrap().connect().await
+    };
+    let mut before = Gateway::open(connect(&old.cert.pem()).await.unwrap()).await;
+
+    // What cannot be used changes nothing.
+    std::fs::write(folder.join("tls.crt"), "nothing").unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    connect(&old.cert.pem()).await.unwrap();
+    std::fs::write(folder.join("tls.key"), new.signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.join("tls.crt"), new.cert.pem()).unwrap();
+    let mut replaced = connect(&new.cert.pem()).await;
+    for _ in 0..500 {
+        if replaced.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        replaced = connect(&new.cert.pem()).await;
+    }
+    let mut after = Gateway::open(replaced.unwrap()).await;
+    for gateway in [&mut before, &mut after] {
+        gateway.headers(DUPLEX, true).await;
+        assert_eq!(destination(&gateway.answer().await).0, ENDPOINT);
+    }
+    assert!(connect(&old.cert.pem()).await.is_err(), "the old certificate is no longer shown");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
 async fn an_unusable_certificate_is_refused_before_anything_is_served() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();

@@ -5,6 +5,8 @@ mod discovery_file;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod launch;
+#[cfg(test)]
 mod scrape;
 #[cfg(test)]
 mod stream;

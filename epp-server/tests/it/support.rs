@@ -1,14 +1,14 @@
 //! What several tests need.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
 use epp_server::admin::metrics::Metrics;
 use epp_server::config::Settings;
 use epp_server::discovery::Pool;
 use epp_server::ext_proc::router::Router;
-use epp_server::flags::Flags;
+use epp_server::flags::CommandLine;
 use p3sched::{Endpoint, Scheduler, SchedulerConfig};
 
 /// A pool of these endpoints with the default configuration.
@@ -36,8 +36,10 @@ pub(crate) fn settings(arguments: &[&str]) -> Settings {
         "--grpc-port=0",
         "--grpc-health-port=0",
         "--metrics-port=0",
+        "--secure-serving=false",
     ];
-    Settings::from_flags(Flags::try_parse_from([&fixed, arguments].concat()).unwrap()).unwrap()
+    let arguments = [&fixed, arguments].concat().into_iter().map(OsString::from);
+    Settings::from_flags(CommandLine::read(arguments).unwrap().flags).unwrap()
 }
 
 /// Waits until something holds; fails after ten seconds.
