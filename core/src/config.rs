@@ -98,7 +98,7 @@ impl Default for SchedulerConfig {
 
 /// How engines' metrics are read, and when they stop to count.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "names and values of `metrics`")]
 #[non_exhaustive]
 pub struct MetricsConfig {
     /// The engine whose names alone count on a page; `null` for whichever wrote it.
@@ -165,7 +165,7 @@ pub enum Engine {
 /// # }
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "names of metrics")]
 #[non_exhaustive]
 pub struct MetricNames {
     /// Gauge: requests that wait for their prefill to start.
@@ -183,7 +183,7 @@ pub struct MetricNames {
 
 /// What the [KV events](crate::kv_event) of engines are taken for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "names and values of `kv_events`")]
 #[non_exhaustive]
 pub struct KvEventConfig {
     /// The model whose prompts the engines' blocks belong to, as requests name it: events do not say. An endpoint with a
@@ -201,7 +201,7 @@ impl Default for KvEventConfig {
 
 /// When bookings that nobody ended expire.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "names and values of `bookings`")]
 #[non_exhaustive]
 pub struct BookingConfig {
     /// Seconds after which a prefill is taken as done where no first token is reported and no prefill rate is known.
@@ -219,7 +219,7 @@ impl Default for BookingConfig {
 
 /// One scorer of a profile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a scorer with its `type`")]
 #[non_exhaustive]
 pub struct ScorerConfig {
     /// Type name, for example `prefix-cache-scorer`.
@@ -246,7 +246,7 @@ impl ScorerConfig {
 
 /// One filter of a profile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a filter with its `type`")]
 #[non_exhaustive]
 pub struct FilterConfig {
     /// Type name, for example `reachable-filter`.
@@ -270,7 +270,7 @@ impl FilterConfig {
 
 /// How one of the scored endpoints is chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a picker with its `type`")]
 #[non_exhaustive]
 pub struct PickerConfig {
     /// Type name, for example `max-score-picker`.

@@ -59,7 +59,7 @@ impl From<i64> for EngineHash {
 
 /// One change of an engine's KV cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[serde(tag = "type", rename_all = "kebab-case", expecting = "a KV event with its `type`")]
 #[non_exhaustive]
 pub enum KvEvent {
     /// Blocks are in the cache now, or are still there.
@@ -124,7 +124,7 @@ pub struct BlocksRemoved {
 
 /// Events that an engine published together.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a batch of KV events")]
 pub struct KvEventBatch {
     /// Number of the batch in its stream: 0 for the first one after the engine started, then without gaps.
     pub sequence: u64,

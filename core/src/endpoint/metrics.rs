@@ -10,7 +10,7 @@ use crate::Error;
 ///
 /// With data parallelism one page holds several engines: counts are sums over them, utilisations are means.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "names and values of metrics")]
 #[non_exhaustive]
 pub struct EndpointMetrics {
     /// Requests that wait for their prefill to start.

@@ -36,7 +36,7 @@ pub use metrics::EndpointMetrics;
 /// assert_eq!(&*endpoint.name, "10.0.0.7:8000");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an endpoint with its `name`")]
 #[non_exhaustive]
 pub struct Endpoint {
     /// Where it is reached, `host:port`; also its name in every decision and metric.

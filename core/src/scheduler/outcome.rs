@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// assert!(outcome.success);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "an outcome, names and values")]
 pub struct Outcome {
     /// Whether the endpoint answered the request.
     pub success: bool,
