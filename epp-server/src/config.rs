@@ -82,6 +82,7 @@ impl Settings {
             return Err(NO_CERTIFICATE.to_owned());
         }
         let reload_certificates = flags.enable_cert_reload && flags.secure_serving;
+        notes.extend(flags.without_effect().map(|flag| format!("`{flag}` has no effect in this server")));
         if flags.enable_cert_reload && !flags.secure_serving {
             notes.push("`--enable-cert-reload` has no effect without `--secure-serving`".to_owned());
         }
@@ -150,6 +151,12 @@ fn refuse_what_is_not_built(flags: &Flags) -> Result<(), String> {
             "authentication of the metrics page",
             "restrict who reaches `--metrics-port` by a NetworkPolicy and pass `=false`",
             "--metrics-endpoint-auth",
+        ),
+        (
+            flags.disable_endpoint_subset_filter,
+            "a way to ignore the subset hint",
+            "let the gateway send none",
+            "--disable-endpoint-subset-filter",
         ),
         (
             flags.emit_endpoint_scores,

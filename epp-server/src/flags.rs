@@ -5,19 +5,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use p3sched::Endpoint;
 
 use crate::arguments;
 use crate::discovery::fixed::parse_endpoint;
 use crate::scrape::Scheme;
 
-/// gRPC endpoint picker for Envoy, Istio and KServe.
-///
-/// Answers a gateway's `ext_proc` calls with the replica that already holds the longest prefix of the prompt in its KV
-/// cache, unless its queue or its memory makes another one faster.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "epp-server", version, max_term_width = 110, after_help = AFTER_HELP)]
+/// How to serve.
+#[derive(Debug, Clone, Args)]
 pub struct Flags {
     /// Port of the `ext_proc` service that gateways call
     #[arg(long, value_name = "PORT", default_value_t = 9002, help_heading = PORTS)]
@@ -213,6 +209,47 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
     pub emit_endpoint_scores: bool,
+
+    /// Ignore the gateway's subset hint
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
+    pub disable_endpoint_subset_filter: bool,
+
+    /// Serve a profiler
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = NO_EFFECT)]
+    pub enable_pprof: Option<String>,
+
+    /// Show the state of plugins
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = NO_EFFECT)]
+    pub enable_plugin_state_debug: Option<String>,
+
+    /// Count gRPC streams; they always are
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = NO_EFFECT)]
+    pub enable_grpc_stream_metrics: Option<String>,
+
+    /// Allow plugins that are not stable
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = NO_EFFECT)]
+    pub allow_experimental_plugins: Option<String>,
+
+    /// Time between two updates of own metrics; they are always up to date
+    #[arg(long, value_name = "TIME", help_heading = NO_EFFECT)]
+    pub refresh_prometheus_metrics_interval: Option<String>,
+
+    /// Largest gRPC message that is sent; answers are cut into small ones
+    #[arg(long, value_name = "BYTES", help_heading = NO_EFFECT)]
+    pub grpc_max_send_msg_size: Option<String>,
+
+    /// Level of log lines with a stack trace; there are none
+    #[arg(long, value_name = "LEVEL", help_heading = NO_EFFECT)]
+    pub zap_stacktrace_level: Option<String>,
+
+    /// How log lines write the time; always as RFC 3339 does
+    #[arg(long, value_name = "ENCODING", help_heading = NO_EFFECT)]
+    pub zap_time_encoding: Option<String>,
 }
 
 const PORTS: &str = "Ports";
@@ -222,6 +259,7 @@ const METRICS: &str = "Metrics of the replicas";
 const LIMITS: &str = "Limits";
 const LOG: &str = "Log";
 const UNBUILT: &str = "Not in this version: refused at start, switches may be false";
+const NO_EFFECT: &str = "Of the reference picker, without effect here, which the log says at start";
 
 const AFTER_HELP: &str = "\
 What runs without --config-file and --config-text:
@@ -233,7 +271,10 @@ Both with the load gate and the max-score-picker. `epp-server check-config FILE`
 Flags may also be written with one dash or in camelCase (-grpcPort=9002). Empty arguments are ignored, and a flag
 with an empty value counts as not given.";
 
-/// The whole command line.
+/// gRPC endpoint picker for Envoy, Istio and KServe.
+///
+/// Answers a gateway's `ext_proc` calls with the replica that already holds the longest prefix of the prompt in its KV
+/// cache, unless its queue or its memory makes another one faster.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "epp-server", version, max_term_width = 110, after_help = AFTER_HELP)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true, args_override_self = true)]
@@ -285,6 +326,23 @@ pub enum LogLevel {
 }
 
 impl Flags {
+    /// The flags that were given and have no effect.
+    pub fn without_effect(&self) -> impl Iterator<Item = &'static str> {
+        [
+            (&self.enable_pprof, "--enable-pprof"),
+            (&self.enable_plugin_state_debug, "--enable-plugin-state-debug"),
+            (&self.enable_grpc_stream_metrics, "--enable-grpc-stream-metrics"),
+            (&self.allow_experimental_plugins, "--allow-experimental-plugins"),
+            (&self.refresh_prometheus_metrics_interval, "--refresh-prometheus-metrics-interval"),
+            (&self.grpc_max_send_msg_size, "--grpc-max-send-msg-size"),
+            (&self.zap_stacktrace_level, "--zap-stacktrace-level"),
+            (&self.zap_time_encoding, "--zap-time-encoding"),
+        ]
+        .map(|(value, flag)| value.is_some().then_some(flag))
+        .into_iter()
+        .flatten()
+    }
+
     /// What is to be logged.
     pub fn log_level(&self) -> LogLevel {
         self.zap_log_level.unwrap_or(log_level_of(self.verbosity))

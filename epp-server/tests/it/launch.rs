@@ -171,6 +171,9 @@ fn charts_of_the_extension_start() {
         "--tracing=false",
         "--ha-enable-leader-election=false",
         "--health-checking",
+        "--enable-pprof=false",
+        "--refresh-prometheus-metrics-interval",
+        "5s",
         REPLICAS,
     ];
     assert_eq!(flags(&arguments).log_level(), LogLevel::Debug);
@@ -183,6 +186,9 @@ fn charts_of_the_extension_start() {
     assert_eq!(settings.limits.max_message_bytes, 25_000_000);
     assert_eq!(settings.scheduler.metrics.expire_seconds, 2.0);
     assert!(settings.health_checking && settings.secure_serving);
+    for flag in ["`--enable-pprof`", "`--refresh-prometheus-metrics-interval`"] {
+        assert!(settings.notes.iter().any(|note| note.contains(flag)), "{flag}: {:?}", settings.notes);
+    }
 }
 
 #[test]
@@ -215,6 +221,7 @@ fn what_is_not_built_is_refused_with_what_to_use() {
         ("--ha-enable-leader-election", &["leader election", "one replica"]),
         ("--tracing", &["tracing", "`-v`"]),
         ("--metrics-endpoint-auth=true", &["metrics page", "NetworkPolicy"]),
+        ("--disable-endpoint-subset-filter", &["subset hint", "let the gateway send none"]),
         ("--emit-endpoint-scores", &["scores", "leave the flag out"]),
         ("--enable-cert-reload", &["--cert-path"]),
     ] {
