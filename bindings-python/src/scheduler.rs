@@ -89,6 +89,10 @@ impl Scheduler {
     ///
     /// Raises ``InvalidConfig`` if a name is empty; then nothing has changed.
     fn set_endpoints(&self, endpoints: &Bound<'_, PyAny>) -> Result<(), Failure> {
+        // Its letters would be taken for names.
+        if endpoints.is_instance_of::<PyString>() {
+            return Err(Failure::type_error("endpoints must be a list of names or dicts, not one `str`"));
+        }
         let endpoints = endpoints.try_iter()?.map(|endpoint| endpoint_of(&endpoint?));
         Ok(self.core.set_endpoints(endpoints.collect::<Result<_, _>>()?)?)
     }

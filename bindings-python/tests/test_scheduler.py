@@ -80,6 +80,9 @@ def test_endpoints_have_labels() -> None:
     assert [endpoint["endpoint"] for endpoint in scheduler.stats()["endpoints"]] == ["b:1"]
     with pytest.raises(p3sched.UnknownEndpoint, match="unknown endpoint: `a:1`"):
         scheduler.remove_endpoint("a:1")
+    with pytest.raises(TypeError, match="must be a list"):
+        scheduler.set_endpoints("b:1")
+    assert [endpoint["endpoint"] for endpoint in scheduler.stats()["endpoints"]] == ["b:1"]
     with pytest.raises(p3sched.InvalidConfig, match="unknown field `colour`"):
         scheduler.add_endpoint({"name": "b:1", "colour": {}})  # type: ignore[arg-type]
 

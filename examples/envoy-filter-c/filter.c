@@ -46,7 +46,7 @@ typedef struct filter {
     p3sched_usage_scanner *usage;
     char path[256];
     char served_by[64];
-    bool settled, success, streams, first_token_seen;
+    bool settled, success, ended, streams, first_token_seen;
 } filter;
 
 static buffer text(const char *text) {
@@ -114,7 +114,7 @@ static void complete(filter *self) {
     }
     p3sched_outcome outcome = {0};
     p3sched_usage usage = {0};
-    outcome.success = self->success;
+    outcome.success = self->success && self->ended;
     if (self->usage && p3sched_usage_scanner_finish(self->usage, &usage) == P3SCHED_STATUS_OK) {
         outcome.prompt_tokens = usage.prompt_tokens;
         outcome.completion_tokens = usage.completion_tokens;
@@ -196,7 +196,7 @@ uint32_t HOOK(http_filter_request_trailers)(envoy request, filter *self) {
 uint32_t HOOK(http_filter_response_headers)(envoy request, filter *self, bool end) {
     char status[8], type[64];
     buffer address = {0};
-    (void)end;
+    self->ended = end;
     copy_header(request, RESPONSE_HEADERS, ":status", status, sizeof status);
     copy_header(request, RESPONSE_HEADERS, "content-type", type, sizeof type);
     self->success = status[0] == '2';
@@ -213,7 +213,7 @@ uint32_t HOOK(http_filter_response_headers)(envoy request, filter *self, bool en
 uint32_t HOOK(http_filter_response_body)(envoy request, filter *self, bool end) {
     static _Thread_local buffer chunks[MAX_CHUNKS];
     size_t count = 0;
-    (void)end;
+    self->ended = end;
     if (!self->usage || !collect(request, RECEIVED_RESPONSE_BODY, chunks, &count) || count == 0) {
         return CONTINUE;
     }
@@ -233,7 +233,7 @@ void HOOK(http_filter_stream_complete)(envoy request, filter *self) {
 }
 
 uint32_t HOOK(http_filter_response_trailers)(envoy request, filter *self) {
-    (void)request, (void)self;
+    (void)request, self->ended = true;
     return CONTINUE;
 }
 
