@@ -80,7 +80,9 @@ pub unsafe extern "C" fn p3sched_scheduler_scrape_failed(
         } else if failure == ScrapeFailure::Failed as u32 {
             p3sched::ScrapeFailure::Failed
         } else {
-            return Err(Failure::argument(&format!("`failure` must be a p3sched_scrape_failure: `{failure}`")));
+            return Err(Failure::argument(&format!(
+                "`failure` must be a p3sched_scrape_failure: `{failure}`"
+            )));
         };
         Ok(scheduler.core.scrape_failed(endpoint, failure, scheduler.now())?)
     })
