@@ -47,10 +47,14 @@ const API_VERSIONS: [&str; 3] =
 
 /// Whether a text is written in this format, right or wrong.
 pub(crate) fn is_one(text: &str) -> bool {
-    // What cannot be read at all is told apart by its name.
-    let value: Value = serde_norway::from_str(text).unwrap_or_default();
-    let keys = ["kind", "apiVersion", "plugins", "schedulingProfiles"];
-    text.contains("EndpointPickerConfig") || keys.iter().any(|key| value.get(key).is_some())
+    match serde_norway::from_str::<Value>(text) {
+        Ok(value) => {
+            let keys = ["kind", "apiVersion", "plugins", "schedulingProfiles"];
+            keys.iter().any(|key| value.get(key).is_some())
+        }
+        // What cannot be read at all is told apart by its name.
+        Err(_unreadable) => text.contains("EndpointPickerConfig"),
+    }
 }
 
 /// Translates a text.
@@ -331,7 +335,10 @@ fn read_profile(
                 scheduler.scorers.push(scorer);
             }
             // Is there already, whether configured or not.
-            Part::Filter(role::TYPE) => {}
+            Part::Filter(role::TYPE) => {
+                let note = "drops only endpoints of role `prefill`: those without a role stay";
+                notes.push(format!("{} {note}", plugin.name));
+            }
             Part::Filter(our_type) => {
                 let mut filter = FilterConfig::new(our_type);
                 filter.parameters = parameters::read(parameters, our_type, &names, scheduler, notes)?;

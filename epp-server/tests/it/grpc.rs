@@ -380,6 +380,28 @@ async fn a_certificate_is_replaced_without_cutting_what_is_open() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_does_not_end_holds_up_no_other_one() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let folder = certificate_folder("silent-tls", &made.cert.pem(), &made.signing_key.serialize_pem());
+    let server = start(&["--secure-serving", "--cert-path", folder.to_str().unwrap()]).await;
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let mut silent = Vec::new();
+    for _ in 0..threads {
+        silent.push(TcpStream::connect(("127.0.0.1", server.grpc)).await.unwrap());
+    }
+    let trust = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(made.cert.pem()))
+        .domain_name("localhost");
+    let address = format!("https://127.0.0.1:{}", server.grpc);
+    let endpoint = Endpoint::new(address).unwrap().tls_config(trust).unwrap();
+    let channel = tokio::time::timeout(Duration::from_secs(5), endpoint.connect()).await.unwrap().unwrap();
+    let mut gateway = Gateway::open(channel).await;
+    gateway.headers(DUPLEX, true).await;
+    assert_eq!(destination(&gateway.answer().await).0, ENDPOINT);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
 async fn an_unusable_certificate_is_refused_before_anything_is_served() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();

@@ -234,6 +234,13 @@ fn what_is_not_built_is_refused_with_what_to_use() {
 }
 
 #[test]
+fn the_formats_are_told_apart_by_their_keys() {
+    let own = "# instead of an EndpointPickerConfig\nscheduler: {fallbacks: 1}\nendpoints: ['10.0.0.1:8000']";
+    let settings = settings(&["--config-text", own]).unwrap();
+    assert_eq!((&*settings.profile, settings.scheduler.fallbacks), ("configuration", 1));
+}
+
+#[test]
 fn the_last_of_several_values_counts() {
     let flags = flags(&["--grpc-port=1", "--grpc-port=2", "--secure-serving", "--secure-serving=false"]);
     assert_eq!((flags.grpc_port, flags.secure_serving), (2, false));
@@ -388,6 +395,7 @@ fn a_disaggregated_configuration_that_never_disaggregates_runs() {
     let settings = settings(&["--config-text", &text, REPLICAS]).unwrap();
     assert_eq!(profile(&settings), " | active-request-scorer=1 | max-score-picker");
     assert!(settings.profile.contains("`decode`"));
+    assert!(settings.notes.iter().any(|note| note.contains("those without a role stay")));
     assert!(
         settings.notes.iter().any(|note| note.contains("token-load-scorer has no effect")),
         "{:?}",
