@@ -142,12 +142,16 @@ impl Holders {
     }
 
     /// Writes the match of every holder whose match ends in this run: `start` blocks before the run and those of the
-    /// run's first `common` that it holds.
+    /// run's first `common` that it holds; of the first run on a path also 0 for all others.
     ///
     /// `deeper` are the holders of the next run on the path. Each of them holds this run up to there, so they are a
     /// subset, and what is written for them here is overwritten there: they are left out where that saves work.
     #[inline]
     pub(super) fn record(&self, start: u32, common: u32, deeper: Option<&Self>, matched: &mut [u32]) {
+        let is_one_pass = matches!(self, Self::Dense(_)) && !matches!(deeper, Some(Self::Dense(_)));
+        if start == 0 && !is_one_pass {
+            matched.fill(0);
+        }
         match (self, deeper) {
             (Self::One(holder), _) => record(holder, start, common, matched),
             (Self::List(list), Some(Self::List(deeper))) => {
@@ -173,6 +177,46 @@ impl Holders {
             Self::List(list) => storage::heap_bytes(list),
             Self::Dense(dense) => dense.heap_bytes(),
         }
+    }
+}
+
+/// Up to so many slots are written in one pass.
+const FEW_SLOTS: usize = 16;
+
+/// Writes the match of one endpoint, and 0 for all others.
+#[inline]
+pub(super) fn fill_one(endpoint: u32, blocks: u32, matched: &mut [u32]) {
+    if matched.len() <= FEW_SLOTS {
+        return fill_few(1_u64.checked_shl(endpoint).unwrap_or(0), blocks, matched);
+    }
+    matched.fill(0);
+    if let Some(slot) = matched.get_mut(endpoint as usize) {
+        *slot = blocks;
+    }
+}
+
+/// Writes the match of each endpoint whose bit is set, and 0 for all others.
+#[inline]
+pub(super) fn fill_all(endpoints: u64, blocks: u32, matched: &mut [u32]) {
+    if matched.len() <= FEW_SLOTS {
+        return fill_few(endpoints, blocks, matched);
+    }
+    matched.fill(0);
+    record_all(endpoints, blocks, matched);
+}
+
+/// The same for few slots, four at a time: who reads them in vectors would wait until single stores are in the cache.
+#[inline(never)]
+fn fill_few(endpoints: u64, blocks: u32, matched: &mut [u32]) {
+    let mut left = endpoints as u32;
+    let (words, rest) = matched.as_chunks_mut::<4>();
+    for word in words {
+        *word = [1, 2, 4, 8].map(|bit| if left & bit == 0 { 0 } else { blocks });
+        left >>= 4;
+    }
+    for slot in rest {
+        *slot = if left & 1 == 0 { 0 } else { blocks };
+        left >>= 1;
     }
 }
 
@@ -308,6 +352,11 @@ impl DenseHolders {
     }
 
     fn record(&self, start: u32, common: u32, matched: &mut [u32]) {
+        if start == 0
+            && let Some(unknown) = matched.get_mut(self.lengths.len()..)
+        {
+            unknown.fill(0);
+        }
         if self.shortest >= common && self.count == self.lengths.len() {
             let everyone = matched.len().min(self.lengths.len());
             return matched.iter_mut().take(everyone).for_each(|slot| *slot = start + common);

@@ -156,12 +156,20 @@ impl RootEntry {
             hash.zip(print).is_some_and(|(&hash, &print)| fingerprint(hash) == print)
         });
         let start = strides << shift;
-        let common = partition(start, comparable.min(start + last_of_stride), is_equal);
-        if common > start || start == 0 || is_equal(start - 1) {
-            return common as u32;
+        // These are branches so that what needs the result need not wait for the hashes.
+        if is_equal(start) {
+            return partition(start + 1, comparable.min(start + last_of_stride), is_equal) as u32;
         }
-        // Different hashes may have the same fingerprint.
-        partition(0, start - 1, is_equal) as u32
+        if start > 0 && !is_equal(start - 1) {
+            return self.common_prefix_before(start - 1, path);
+        }
+        start as u32
+    }
+
+    /// The same if the path leaves the run before `end`: different hashes may have the same fingerprint.
+    #[cold]
+    fn common_prefix_before(&self, end: usize, path: &[u64]) -> u32 {
+        partition(0, end, |at| self.hashes.get(at) == path.get(at)) as u32
     }
 
     /// How many leading blocks of `path` are those of this run from `start` on.

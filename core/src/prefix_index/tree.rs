@@ -59,7 +59,6 @@ impl Tree {
 impl Tree {
     /// Writes to `matched[endpoint]` how many leading blocks of the path each endpoint holds.
     pub(super) fn find(&self, hashes: &[u64], matched: &mut [u32]) {
-        matched.fill(0);
         let mut walk = self.walk(hashes);
         let mut above = None;
         loop {
@@ -67,6 +66,8 @@ impl Tree {
             if let Some((found, holders)) = above {
                 let deeper = next.and_then(|(_, holders)| holders);
                 record(found, holders, deeper, matched);
+            } else if next.is_none() {
+                holders::fill_all(0, 0, matched);
             }
             if next.is_none() {
                 return;
@@ -89,18 +90,20 @@ impl Tree {
     }
 }
 
-/// Writes the match of the holders of one run on the path.
+/// Writes the match of the holders of one run on the path, and of the first run's 0 for all others.
 #[inline]
 fn record(found: Found<'_>, holders: Option<&Holders>, deeper: Option<&Holders>, matched: &mut [u32]) {
     let Found { root, start, common } = found;
-    match root.holders() {
-        RootHolders::One { endpoint, held } => {
+    match (root.holders(), start) {
+        (RootHolders::One { endpoint, held }, 0) => holders::fill_one(endpoint, held.min(common), matched),
+        (RootHolders::All(endpoints), 0) => holders::fill_all(endpoints, common, matched),
+        (RootHolders::One { endpoint, held }, _) => {
             if let Some(slot) = matched.get_mut(endpoint as usize) {
                 *slot = start + held.min(common);
             }
         }
-        RootHolders::All(endpoints) => holders::record_all(endpoints, start + common, matched),
-        RootHolders::InRun => {
+        (RootHolders::All(endpoints), _) => holders::record_all(endpoints, start + common, matched),
+        (RootHolders::InRun, _) => {
             if let Some(holders) = holders {
                 holders.record(start, common, deeper, matched);
             }
@@ -130,7 +133,8 @@ pub(super) struct Found<'a> {
 impl<'a> Iterator for Walk<'a> {
     type Item = Found<'a>;
 
-    #[inline]
+    // A call would hand over its answer in memory, from where it is read once the hashes have arrived.
+    #[inline(always)]
     fn next(&mut self) -> Option<Found<'a>> {
         let root = self.tree.roots.get(*self.path.first()?)?;
         let common = root.common_prefix(self.path);
@@ -172,6 +176,17 @@ impl Tree {
         self.change_holders(run, |holders, _| holders.set(holder, slots));
     }
 
+    /// The same with blocks that no run holds yet, by which the run and the share become longer.
+    pub(super) fn extend_share(&mut self, run: u32, hashes: &[u64], holder: Holder, slots: usize) {
+        self.unique_blocks += hashes.len();
+        self.change_holders(run, |holders, root| {
+            if !hashes.is_empty() {
+                root.extend(hashes);
+            }
+            holders.set(holder, slots);
+        });
+    }
+
     /// Puts a share in the place of another endpoint's.
     pub(super) fn replace_holder(&mut self, run: u32, endpoint: u32, holder: Holder, slots: usize) {
         self.change_holders(run, |holders, _| {
@@ -180,26 +195,27 @@ impl Tree {
         });
     }
 
-    /// Shortens a share, to nothing if `length` is 0, and the run to its longest share.
-    pub(super) fn shorten_share(&mut self, run: u32, endpoint: u32, length: u32, slots: usize) {
-        let Some(holder) = self.holder(run, endpoint) else { return };
+    /// Shortens a share, to nothing if `length` is 0, and the run to its longest share; returns how many blocks the run
+    /// has lost.
+    pub(super) fn shorten_share(&mut self, run: u32, holder: Holder, length: u32, slots: usize) -> u32 {
         self.holdings -= usize::from(length == 0);
-        let mut idle = 0;
+        let mut lost = 0;
         self.change_holders(run, |holders, root| {
             if length == 0 {
-                holders.remove(endpoint);
+                holders.remove(holder.endpoint);
             } else {
                 holders.set(Holder { length, ..holder }, slots);
             }
             if holder.length == root.length() {
                 let longest = holders.longest();
-                idle = root.length() - longest;
+                lost = root.length() - longest;
                 if longest > 0 {
                     root.truncate(longest);
                 }
             }
         });
-        self.unique_blocks -= idle as usize;
+        self.unique_blocks -= lost as usize;
+        lost
     }
 
     /// Removes a run that nobody holds; the last run, if it is another one, takes its id.
