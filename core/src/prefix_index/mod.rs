@@ -306,7 +306,9 @@ impl PrefixIndex {
         let forgotten = limit.min((segment.end - segment.start) as usize);
         let end = segment.end - forgotten as u32;
         self.recency.count(endpoint, -(forgotten as isize));
-        self.tree.shorten_share(segment.run, endpoint, end, self.recency.slots());
+        if let Some(holder) = self.holder(segment.run, endpoint) {
+            self.tree.shorten_share(segment.run, holder, end, self.recency.slots());
+        }
         if end > segment.start {
             if let Some(segment) = self.recency.get_mut(id) {
                 segment.end = end;

@@ -176,6 +176,17 @@ impl Tree {
         self.change_holders(run, |holders, _| holders.set(holder, slots));
     }
 
+    /// The same with blocks that no run holds yet, by which the run and the share become longer.
+    pub(super) fn extend_share(&mut self, run: u32, hashes: &[u64], holder: Holder, slots: usize) {
+        self.unique_blocks += hashes.len();
+        self.change_holders(run, |holders, root| {
+            if !hashes.is_empty() {
+                root.extend(hashes);
+            }
+            holders.set(holder, slots);
+        });
+    }
+
     /// Puts a share in the place of another endpoint's.
     pub(super) fn replace_holder(&mut self, run: u32, endpoint: u32, holder: Holder, slots: usize) {
         self.change_holders(run, |holders, _| {
@@ -184,26 +195,27 @@ impl Tree {
         });
     }
 
-    /// Shortens a share, to nothing if `length` is 0, and the run to its longest share.
-    pub(super) fn shorten_share(&mut self, run: u32, endpoint: u32, length: u32, slots: usize) {
-        let Some(holder) = self.holder(run, endpoint) else { return };
+    /// Shortens a share, to nothing if `length` is 0, and the run to its longest share; returns how many blocks the run
+    /// has lost.
+    pub(super) fn shorten_share(&mut self, run: u32, holder: Holder, length: u32, slots: usize) -> u32 {
         self.holdings -= usize::from(length == 0);
-        let mut idle = 0;
+        let mut lost = 0;
         self.change_holders(run, |holders, root| {
             if length == 0 {
-                holders.remove(endpoint);
+                holders.remove(holder.endpoint);
             } else {
                 holders.set(Holder { length, ..holder }, slots);
             }
             if holder.length == root.length() {
                 let longest = holders.longest();
-                idle = root.length() - longest;
+                lost = root.length() - longest;
                 if longest > 0 {
                     root.truncate(longest);
                 }
             }
         });
-        self.unique_blocks -= idle as usize;
+        self.unique_blocks -= lost as usize;
+        lost
     }
 
     /// Removes a run that nobody holds; the last run, if it is another one, takes its id.

@@ -69,23 +69,23 @@ impl EngineHashes {
         self.columns.get_mut(id as usize)
     }
 
-    /// Every place that has this engine hash, as (column, position of the engine block).
+    /// The first answer to a place that has this engine hash: a column, its id and the position of the engine block.
     #[inline]
-    pub(super) fn places(&self, hash: u64) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.table.candidates(spread(hash)).flat_map(move |place| {
+    pub(super) fn find<T>(&self, hash: u64, ask: impl Fn(&Column, u32, u32) -> Option<T>) -> Option<T> {
+        self.table.candidates(spread(hash)).find_map(|place| {
             let id = place / POSITIONS;
-            let hashes = self.column(id).map_or(&[][..], |column| &column.hashes);
-            let last = (hashes.len() as u32).checked_sub(1 + place % POSITIONS);
+            let column = self.column(id)?;
+            let last = (column.hashes.len() as u32).checked_sub(1 + place % POSITIONS);
             let mut position = last.map(|beyond| place % POSITIONS + beyond / POSITIONS * POSITIONS);
-            std::iter::from_fn(move || {
-                while let Some(at) = position {
-                    position = at.checked_sub(POSITIONS);
-                    if hashes.get(at as usize) == Some(&hash) {
-                        return Some((id, at));
-                    }
+            while let Some(at) = position {
+                if column.hashes.get(at as usize) == Some(&hash)
+                    && let Some(answer) = ask(column, id, at)
+                {
+                    return Some(answer);
                 }
-                None
-            })
+                position = at.checked_sub(POSITIONS);
+            }
+            None
         })
     }
 
@@ -133,18 +133,25 @@ impl EngineHashes {
                 *before = hash;
             }
         }
-        let mut end = column.hashes.len();
-        if new.len() > column.hashes.capacity() - end {
+        self.append(id, new);
+    }
+
+    /// Writes hashes behind the last one of a column.
+    fn append(&mut self, id: u32, hashes: &[u64]) {
+        let Some(column) = self.columns.get_mut(id as usize) else { return };
+        let end = column.hashes.len();
+        if hashes.len() > column.hashes.capacity() - end {
             self.column_bytes -= storage::heap_bytes(&column.hashes);
-            column.hashes.reserve_exact(new.len().max(end / 4 + 1));
+            column.hashes.reserve_exact(hashes.len().max(end / 4 + 1));
             self.column_bytes += storage::heap_bytes(&column.hashes);
         }
-        column.hashes.extend_from_slice(new);
-        for batch in new.chunks(BATCH) {
-            prefetch(&self.table, batch);
-            for &hash in batch {
-                self.table.insert(spread(hash), place(id, end));
-                end += 1;
+        column.hashes.extend_from_slice(hashes);
+        match hashes {
+            &[hash] => self.table.insert(spread(hash), place(id, end)),
+            hashes => {
+                for (start, batch) in (end..).step_by(BATCH).zip(hashes.chunks(BATCH)) {
+                    self.table.insert_all(entries(id, start, batch));
+                }
             }
         }
     }
@@ -152,20 +159,19 @@ impl EngineHashes {
     /// Removes the hashes from `length` on.
     pub(super) fn truncate(&mut self, id: u32, length: usize) {
         let Some(column) = self.columns.get_mut(id as usize) else { return };
-        let mut position = length;
-        for batch in column.hashes.get(length..).unwrap_or_default().chunks(BATCH) {
-            prefetch(&self.table, batch);
-            for &hash in batch {
-                self.table.remove(spread(hash), place(id, position));
-                position += 1;
+        match column.hashes.get(length..).unwrap_or_default() {
+            [] => return,
+            &[hash] => self.table.remove(spread(hash), place(id, length)),
+            hashes => {
+                for (start, batch) in (length..).step_by(BATCH).zip(hashes.chunks(BATCH)) {
+                    self.table.remove_all(entries(id, start, batch));
+                }
             }
         }
-        if position > length {
-            self.column_bytes -= storage::heap_bytes(&column.hashes);
-            column.hashes.truncate(length);
-            storage::release(&mut column.hashes);
-            self.column_bytes += storage::heap_bytes(&column.hashes);
-        }
+        self.column_bytes -= storage::heap_bytes(&column.hashes);
+        column.hashes.truncate(length);
+        storage::release(&mut column.hashes);
+        self.column_bytes += storage::heap_bytes(&column.hashes);
     }
 
     /// Checks sums and the table; for tests.
@@ -180,7 +186,8 @@ impl EngineHashes {
         }
         for (id, column) in (0..).zip(&self.columns) {
             for (position, &hash) in (0..).zip(&column.hashes) {
-                if !self.places(hash).any(|place| place == (id, position)) {
+                let is_there = |_: &_, column, at| ((column, at) == (id, position)).then_some(());
+                if self.find(hash, is_there).is_none() {
                     return Err(format!("engine hash {position} of column {id} is not in the table"));
                 }
             }
@@ -189,12 +196,10 @@ impl EngineHashes {
     }
 }
 
-/// Prepares the table for a batch.
+/// What the table is given of a column's hashes from a position on.
 #[inline]
-fn prefetch(table: &PositionTable, hashes: &[u64]) {
-    if hashes.len() > 1 {
-        table.prefetch(hashes.iter().map(|&hash| spread(hash)));
-    }
+fn entries(column: u32, start: usize, hashes: &[u64]) -> impl ExactSizeIterator<Item = (u32, u32)> + '_ {
+    hashes.iter().enumerate().map(move |(at, &hash)| (spread(hash), place(column, start + at)))
 }
 
 /// What the table keeps of a place.

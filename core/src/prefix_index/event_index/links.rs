@@ -103,6 +103,11 @@ impl Links {
         }
     }
 
+    #[inline]
+    pub(super) fn has_children(&self, run: u32) -> bool {
+        self.links.get(run as usize).is_some_and(|link| link.first_child != NONE)
+    }
+
     /// The runs that continue this one, in no order.
     pub(super) fn children(&self, run: u32) -> impl Iterator<Item = (u32, Link)> + '_ {
         let mut at = self.get(run).map_or(NONE, |link| link.first_child);

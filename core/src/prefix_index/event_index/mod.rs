@@ -21,6 +21,9 @@ mod position_table;
 mod tests;
 mod validate;
 
+use std::iter::Peekable;
+use std::ops::Range;
+
 use engine_hashes::EngineHashes;
 use links::{Link, Links};
 
@@ -81,6 +84,25 @@ pub struct Position {
     offset: u32,
 }
 
+/// A block that a lane holds, and the engine block that ends with it.
+#[derive(Clone, Copy)]
+struct Place {
+    position: Position,
+    column: u32,
+    /// Position of the engine block in the column.
+    at: u32,
+}
+
+/// The part of stored blocks that is in one run.
+struct Part {
+    run: u32,
+    /// The run's block with which the part begins.
+    start: u32,
+    blocks: Range<u32>,
+    /// The run ends before the part.
+    is_new: bool,
+}
+
 impl Default for EventIndex {
     fn default() -> Self {
         Self::new()
@@ -114,9 +136,7 @@ impl EventIndex {
     #[inline]
     #[must_use]
     pub fn position(&self, lane: u32, name: u64) -> Option<Position> {
-        let (column, position) = self.place(lane, name)?;
-        let column = self.names.column(column)?;
-        Some(Position { run: column.run, offset: column.end(position) })
+        self.place(lane, name).map(|place| place.position)
     }
 
     /// The chained hash of a block.
@@ -136,25 +156,24 @@ impl EventIndex {
         if let Some(Position { run, offset }) = blocks.parent {
             let start = offset + 1;
             known = self.tree.root(run).map_or(0, |root| root.common_prefix_after(start, blocks.hashes));
-            self.hold(lane, run, start, blocks, 0..known);
+            self.hold(lane, Part { run, start, blocks: 0..known, is_new: false }, blocks);
             end = Some((run, start + known));
         }
         while let Some(first) = blocks.hashes.get(known as usize) {
             let rest = blocks.hashes.get(known as usize..).unwrap_or_default();
             let length = rest.len() as u32;
-            let (run, start, common) = match (self.tree.roots.get(*first), end) {
-                (Some(root), _) => (root.run, 0, root.common_prefix(rest)),
+            let (run, start, common, is_new) = match (self.tree.roots.get(*first), end) {
+                (Some(root), _) => (root.run, 0, root.common_prefix(rest), false),
                 (None, Some((run, start))) if self.tree.length(run) == Some(start) => {
-                    self.tree.extend(run, rest);
-                    (run, start, length)
+                    (run, start, length, true)
                 }
                 (None, end) => {
                     let run = self.tree.add_run(rest);
                     self.links.push(end, &self.tree);
-                    (run, 0, length)
+                    (run, 0, length, false)
                 }
             };
-            self.hold(lane, run, start, blocks, known..known + common);
+            self.hold(lane, Part { run, start, blocks: known..known + common, is_new }, blocks);
             known += common;
             end = Some((run, start + common));
             if common == 0 {
@@ -172,8 +191,8 @@ impl EventIndex {
     /// Proportional to the blocks that nobody holds any more, to the continuations of the run, whoever holds them, and
     /// to the continuations that the lane loses.
     pub fn remove(&mut self, lane: u32, name: u64) -> bool {
-        let Some((column, position)) = self.place(lane, name) else { return false };
-        self.remove_from(lane, column, position);
+        let Some(place) = self.place(lane, name) else { return false };
+        self.remove_from(lane, place);
         true
     }
 
@@ -186,20 +205,9 @@ impl EventIndex {
     pub fn remove_all(&mut self, lane: u32, names: impl Iterator<Item = u64>) {
         let mut names = names.peekable();
         while let Some(name) = names.next() {
-            let Some((id, position)) = self.place(lane, name) else { continue };
-            let Some(column) = self.names.column(id) else { continue };
-            let (mut first, mut last) = (position as usize, position as usize);
-            while let Some(&next) = names.peek() {
-                if first > 0 && column.hashes.get(first - 1) == Some(&next) {
-                    first -= 1;
-                } else if column.hashes.get(last + 1) == Some(&next) {
-                    last += 1;
-                } else {
-                    break;
-                }
-                names.next();
+            if let Some(place) = self.place(lane, name) {
+                self.remove_from(lane, self.first_of_row(place, &mut names));
             }
-            self.remove_from(lane, id, first as u32);
         }
     }
 
@@ -256,26 +264,26 @@ impl EventIndex {
 
 /// Storing.
 impl EventIndex {
-    /// Makes the lane hold a run up to the part `range` of the stored blocks, which begins at the run's block `start`.
-    fn hold(
-        &mut self,
-        lane: u32,
-        run: u32,
-        start: u32,
-        blocks: &StoredBlocks<'_>,
-        range: std::ops::Range<u32>,
-    ) {
+    /// Makes the lane hold a run up to the end of a part of the stored blocks.
+    fn hold(&mut self, lane: u32, part: Part, blocks: &StoredBlocks<'_>) {
+        let Part { run, start, blocks: range, is_new } = part;
         let length = start + (range.end - range.start);
+        let holder = self.tree.holder(run, lane);
+        if range.is_empty() && holder.is_some_and(|holder| holder.length >= length) {
+            return;
+        }
         let stride = blocks.stride;
         let names = (range.start / stride) as usize..(range.end / stride) as usize;
         let names = blocks.names.get(names).unwrap_or_default();
-        let Some(holder) = self.tree.holder(run, lane) else {
+        let range = range.start as usize..range.end as usize;
+        let new = blocks.hashes.get(range).filter(|_| is_new).unwrap_or_default();
+        let Some(holder) = holder else {
             let Some(column) = self.column_for(run, names, stride) else { return };
             let segment = self.shares.push(lane, run, length, recency::NONE, column);
             self.shares.count(lane, length as isize);
             self.tree.holdings += 1;
             let holder = Holder { endpoint: lane, length, segment };
-            return self.tree.set_holder(run, holder, self.shares.slots());
+            return self.tree.extend_share(run, new, holder, self.shares.slots());
         };
         self.rename(holder, start, names);
         if length > holder.length {
@@ -283,7 +291,7 @@ impl EventIndex {
             if let Some(share) = self.shares.get_mut(holder.segment) {
                 share.end = length;
             }
-            self.tree.set_holder(run, Holder { length, ..holder }, self.shares.slots());
+            self.tree.extend_share(run, new, Holder { length, ..holder }, self.shares.slots());
         }
     }
 
@@ -291,9 +299,9 @@ impl EventIndex {
     fn column_for(&mut self, run: u32, names: &[u64], stride: u32) -> Option<u32> {
         let link = self.links.get(run)?;
         let existing = match names.first() {
-            Some(&first) => self.names.places(first).map(|(id, _)| id).find(|&id| {
-                self.names.column(id).is_some_and(|column| column.run == run && column.stride == stride)
-            }),
+            Some(&first) => self
+                .names
+                .find(first, |column, id, _| (column.run == run && column.stride == stride).then_some(id)),
             None => {
                 self.names.column(link.columns).filter(|column| column.stride == stride).map(|_| link.columns)
             }
@@ -344,34 +352,63 @@ impl EventIndex {
 
 /// Removing.
 impl EventIndex {
-    /// Where the lane's engine block of this name is: its column and its position there.
+    /// Where the lane's engine block of this name is.
     #[inline]
-    fn place(&self, lane: u32, name: u64) -> Option<(u32, u32)> {
-        self.names.places(name).find(|&(id, position)| {
-            let held = || {
-                let column = self.names.column(id)?;
-                let holder = self.tree.holder(column.run, lane)?;
-                let is_own = self.shares.get(holder.segment)?.mark == id;
-                Some(is_own && column.end(position) < holder.length)
-            };
-            held() == Some(true)
+    fn place(&self, lane: u32, name: u64) -> Option<Place> {
+        self.names.find(name, |column, id, at| {
+            let holder = self.tree.holder(column.run, lane)?;
+            let is_own = self.shares.get(holder.segment)?.mark == id;
+            let position = Position { run: column.run, offset: column.end(at) };
+            (is_own && position.offset < holder.length).then_some(Place { position, column: id, at })
         })
     }
 
+    /// The first block of the row of neighbours that begins with a block and goes on with the next names.
+    fn first_of_row(&self, place: Place, names: &mut Peekable<impl Iterator<Item = u64>>) -> Place {
+        let Some(column) = self.names.column(place.column) else { return place };
+        let (mut first, mut last) = (place.at as usize, place.at as usize);
+        while let Some(&next) = names.peek() {
+            if first > 0 && column.hashes.get(first - 1) == Some(&next) {
+                first -= 1;
+            } else if column.hashes.get(last + 1) == Some(&next) {
+                last += 1;
+            } else {
+                break;
+            }
+            names.next();
+        }
+        let at = first as u32;
+        Place { at, position: Position { offset: column.end(at), ..place.position }, ..place }
+    }
+
     /// Removes what the lane holds of a run from one of its engine blocks on.
-    fn remove_from(&mut self, lane: u32, column: u32, position: u32) {
-        let Some(column) = self.names.column(column) else { return };
-        let (run, stride, offset) = (column.run, column.stride, column.end(position));
+    fn remove_from(&mut self, lane: u32, place: Place) {
+        let Position { run, offset } = place.position;
+        let stride = self.names.column(place.column).map_or(1, |column| column.stride);
+        if stride == 1 {
+            return self.cut(lane, run, offset);
+        }
         let (first, link) = (self.tree.run(run).map_or(0, Run::first), self.links.get(run));
         self.cut(lane, run, offset);
-        if let Some(link) = link.filter(|_| stride > 1) {
+        if let Some(link) = link {
             self.trim(lane, first, link, offset, stride);
         }
     }
 
     /// Shortens a share, and ends the shares of what continues the run after that.
     fn cut(&mut self, lane: u32, run: u32, length: u32) {
+        if !self.links.has_children(run) {
+            return self.shorten(lane, run, length);
+        }
         let Some(first) = self.tree.run(run).map(Run::first) else { return };
+        self.end_continuations(lane, run, length);
+        if let Some(root) = self.tree.roots.get(first) {
+            self.shorten(lane, root.run, length);
+        }
+    }
+
+    /// Ends the lane's shares of what continues the run after `length` blocks.
+    fn end_continuations(&mut self, lane: u32, run: u32, length: u32) {
         let mut doomed = std::mem::take(&mut self.doomed);
         doomed.extend(
             self.held_children(run, lane)
@@ -393,9 +430,6 @@ impl EventIndex {
         }
         doomed.shrink_to(32);
         self.doomed = doomed;
-        if let Some(root) = self.tree.roots.get(first) {
-            self.shorten(lane, root.run, length);
-        }
     }
 
     /// Shortens what a cut has left of a share, and of those before it, to where an engine block or a held continuation
@@ -432,24 +466,19 @@ impl EventIndex {
     /// Shortens a share, to nothing if `length` is 0; the lane holds no continuation beyond.
     fn shorten(&mut self, lane: u32, run: u32, length: u32) {
         let Some(holder) = self.tree.holder(run, lane) else { return };
-        let Some(share) = self.shares.get(holder.segment) else { return };
-        let before = self.tree.length(run).unwrap_or(0);
+        let Some(share) = self.shares.get_mut(holder.segment) else { return };
+        share.end = length;
+        let column = share.mark;
         self.shares.count(lane, -((holder.length - length) as isize));
-        self.tree.shorten_share(run, lane, length, self.shares.slots());
-        let after = self.tree.run(run).map_or(0, |run| run.holders.longest());
-        self.shorten_column(share.mark, length);
-        if after < before {
-            self.shorten_columns(run, after);
-        }
-        if length > 0 {
-            if let Some(share) = self.shares.get_mut(holder.segment) {
-                share.end = length;
-            }
-        } else {
+        let lost = self.tree.shorten_share(run, holder, length, self.shares.slots());
+        self.shorten_column(column, length);
+        if length == 0 {
             self.remove_share(holder.segment);
         }
-        if after == 0 {
-            self.remove_run(run);
+        let Some(run_of) = self.tree.run(run).filter(|_| lost > 0) else { return };
+        match run_of.holders.longest() {
+            0 => self.remove_run(run),
+            left => self.shorten_columns(run, left),
         }
     }
 
