@@ -25,7 +25,7 @@ test: envoy-setup c-setup node-setup ## All tests, the ones through a real Envoy
 	$(CARGO) build -p p3sched-envoy
 	$(CARGO) test --workspace
 	$(TARGET)/debug/demo --short --output target/demo-short
-	$(MAKE) node python
+	$(MAKE) node python page
 
 .PHONY: test-vllm
 test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vLLM replicas (installs 6 GB)
@@ -101,6 +101,13 @@ node-setup: bindings-node/node_modules/installed examples/node/node_modules/inst
 	@node --version | grep -qE '^v([2-9][0-9]|[0-9]{3,})\.' || { echo "Node 20 or newer is needed: \`$$(node --version || echo none)\`" >&2; exit 1; }
 	cd $* && npm install --no-save --loglevel=error --no-audit --no-fund
 	touch $@
+
+# The binaries stay those of `cargo test`, with the features of the whole workspace.
+.PHONY: page
+page: envoy-setup epp-server/tests/page/node_modules/installed ## The page of epp-server in headless Chromium, pictures into target/page
+	epp-server/tests/page/setup.sh
+	$(CARGO) build --workspace --bin epp-server --bin engine-simulator
+	cd epp-server/tests/page && npm test --silent
 
 .PHONY: c
 c: c-setup ## Build the C library into target/bindings-c, test it, build the filter that uses it

@@ -61,6 +61,8 @@ pub struct Settings {
     pub limits: ServiceLimits,
     /// Whether to pick without the scheduler when it has no answer.
     pub fail_open: bool,
+    /// Whether every pick becomes a line of the log.
+    pub log_decisions: bool,
     /// How long to serve on after the signal to stop.
     pub drain_timeout: Duration,
 }
@@ -111,6 +113,7 @@ impl Settings {
                 max_streams: flags.max_streams,
             },
             fail_open: flags.fail_open,
+            log_decisions: flags.log_decisions,
             drain_timeout: flags.drain_timeout,
         })
     }

@@ -28,7 +28,7 @@ pub struct Flags {
           default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = PORTS)]
     pub health_checking: bool,
 
-    /// Port of /metrics and /healthz
+    /// Port of the page for people, /api, /metrics and /healthz
     #[arg(long, value_name = "PORT", default_value_t = 9090, help_heading = PORTS)]
     pub metrics_port: u16,
 
@@ -177,6 +177,11 @@ pub struct Flags {
     #[arg(long, visible_alias = "zap-encoder", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text,
           help_heading = LOG)]
     pub log_format: LogFormat,
+
+    /// Log one line per pick: the endpoint, its cached tokens, the time it took
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = LOG)]
+    pub log_decisions: bool,
 
     /// Find replicas by the labels of their pods
     #[arg(long, value_name = "SELECTOR", help_heading = UNBUILT)]

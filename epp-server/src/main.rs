@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use epp_server::admin::recorder;
 use epp_server::check_config;
 use epp_server::config::{EndpointSource, Settings};
 use epp_server::flags::{Command, CommandLine, Flags, LogFormat, LogLevel};
@@ -116,7 +117,10 @@ fn start_log(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
         LogLevel::Trace => (LevelFilter::TRACE, LevelFilter::DEBUG),
     };
-    let filter = Targets::new().with_target("epp_server", own).with_default(libraries);
+    // Decisions are only logged where that was asked for, so at every level.
+    let filter = (Targets::new().with_target("epp_server", own))
+        .with_target(recorder::LOG_TARGET, LevelFilter::INFO)
+        .with_default(libraries);
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     match format {

@@ -17,6 +17,7 @@ use tonic::transport::server::Router as GrpcRouter;
 
 use crate::admin;
 use crate::admin::metrics::Metrics;
+use crate::admin::recorder::Recorder;
 use crate::config::{EndpointSource, Settings};
 use crate::discovery::{self, Pool};
 use crate::ext_proc::router::Router;
@@ -48,6 +49,7 @@ pub struct Server {
     scraper: Arc<Scraper>,
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
+    recorder: Arc<Recorder>,
     settings: Settings,
 }
 
@@ -67,6 +69,9 @@ impl Server {
         pool.set(endpoints).map_err(|error| error.to_string())?;
         let metrics = Arc::new(Metrics::new());
         metrics.watch_pool(Arc::clone(&pool));
+        let recorder = Arc::new(Recorder::new(settings.log_decisions)?);
+        let router =
+            Router::new(Arc::clone(&pool), Arc::clone(&metrics), Arc::clone(&recorder), settings.fail_open);
         let certificate = match settings.secure_serving {
             true => Some(Arc::new(ServedCertificate::new(settings.certificates.as_deref())?)),
             false => None,
@@ -79,7 +84,7 @@ impl Server {
             metrics_port: listen(address, settings.metrics_port, "--metrics-port").await?,
             certificate,
             tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
-            router: Arc::new(Router::new(Arc::clone(&pool), Arc::clone(&metrics), settings.fail_open)),
+            router: Arc::new(router),
             scraper: Arc::new(Scraper::new(
                 settings.scrape.clone(),
                 Arc::clone(&pool),
@@ -87,6 +92,7 @@ impl Server {
             )?),
             pool,
             metrics,
+            recorder,
             settings,
         })
     }
@@ -124,7 +130,7 @@ impl Server {
         tasks.spawn(workers::serve(services, self.tls, self.grpc, closed.clone()));
         let health_services = vec![GrpcServer::builder().add_service(health)];
         tasks.spawn(workers::serve(health_services, None, self.health, closed));
-        let routes = admin::routes(Arc::clone(&self.metrics));
+        let routes = admin::routes(Arc::clone(&self.metrics), Arc::clone(&self.pool), self.recorder);
         tasks.spawn(async move {
             axum::serve(self.metrics_port, routes).await.map_err(|error| error.to_string())
         });

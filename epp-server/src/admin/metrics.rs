@@ -214,7 +214,7 @@ impl Metrics {
 
     /// The counters of one model.
     pub fn model(&self, name: &str) -> Arc<ModelMetrics> {
-        let name = if name.len() <= MAX_MODEL_BYTES { name } else { OTHER_MODEL };
+        let name = bounded_name(name);
         if let Some(model) = self.known_model(name) {
             return model;
         }
@@ -367,6 +367,11 @@ impl ModelMetrics {
     pub fn lost(&self) {
         self.running.dec();
     }
+}
+
+/// The name of a model, unless it is longer than names are.
+pub(super) fn bounded_name(model: &str) -> &str {
+    if model.len() <= MAX_MODEL_BYTES { model } else { OTHER_MODEL }
 }
 
 /// A label's value as the text format wants it; prometheus-client writes what it is given.

@@ -8,6 +8,7 @@ use p3sched::{Decision, Error, Outcome, Request};
 
 use super::headers::RequestHead;
 use crate::admin::metrics::{Metrics, ModelMetrics, Served};
+use crate::admin::recorder::{PickContext, RecordedPick, Recorder};
 use crate::clock;
 use crate::discovery::Pool;
 
@@ -38,6 +39,7 @@ pub struct Pick {
     endpoint: Arc<str>,
     received: u64,
     first_token: Option<u64>,
+    recorded: RecordedPick,
     model: Arc<ModelMetrics>,
 }
 
@@ -111,6 +113,7 @@ impl Refusal {
 pub struct Router {
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
+    recorder: Arc<Recorder>,
     fail_open: bool,
     next_without_scheduler: AtomicUsize,
     /// Bytes of the bodies that are gathered, of all requests together.
@@ -122,10 +125,11 @@ impl Router {
     ///
     /// With `fail_open` a request for which the scheduler has no answer goes to the endpoints in turn, else it is
     /// refused with 503. A subset hint is always obeyed.
-    pub fn new(pool: Arc<Pool>, metrics: Arc<Metrics>, fail_open: bool) -> Self {
+    pub fn new(pool: Arc<Pool>, metrics: Arc<Metrics>, recorder: Arc<Recorder>, fail_open: bool) -> Self {
         Self {
             pool,
             metrics,
+            recorder,
             fail_open,
             next_without_scheduler: AtomicUsize::new(0),
             gathered: AtomicUsize::new(0),
@@ -157,22 +161,31 @@ impl Router {
         let body_length = query.body.map_or(0, <[u8]>::len);
         let mut request = self.request(&query)?;
         request.subset = query.subset;
+        request.explain = self.recorder.wants_explanation(now);
         let started = clock::now();
         let decision = catch_unwind(AssertUnwindSafe(|| self.pool.scheduler().pick(&request, now)));
         let succeeded = matches!(decision, Ok(Ok(_)));
-        self.metrics.picked(clock::now().saturating_sub(started), succeeded);
+        let nanoseconds = clock::now().saturating_sub(started);
+        self.metrics.picked(nanoseconds, succeeded);
+        let context = PickContext { model: &request.model, request_bytes: body_length, nanoseconds };
+        let mut recorded = RecordedPick::default();
         let (booking, endpoint, destination) = match decision {
             Ok(Ok(decision)) => {
                 let destination = destination(&decision);
-                (Some(decision.id), decision.endpoint, destination)
+                let (id, endpoint) = (decision.id, Arc::clone(&decision.endpoint));
+                recorded = self.recorder.picked(decision, context, now);
+                (Some(id), endpoint, destination)
             }
             Ok(Err(error)) => self.pick_without_scheduler(&request, Refusal::from_error(&error))?,
             Err(_panic) => self.pick_without_scheduler(&request, Refusal::internal())?,
         };
+        if booking.is_none() {
+            self.recorder.picked_without_scheduler(&endpoint, context, now);
+        }
         tracing::debug!(%destination, model = request.model, bytes = body_length, "picked");
         let model = self.metrics.model(&request.model);
         model.picked(body_length);
-        let pick = Pick { booking, endpoint, received: query.received, first_token: None, model };
+        let pick = Pick { booking, endpoint, received: query.received, first_token: None, recorded, model };
         Ok((pick, destination))
     }
 
@@ -190,7 +203,9 @@ impl Router {
     pub fn complete(&self, pick: &Pick, mut outcome: Outcome, response_bytes: u64, now: u64) {
         outcome.served_by = outcome.served_by.filter(|served_by| **served_by != *pick.endpoint);
         let duration = now.saturating_sub(pick.received);
-        pick.model.completed(Served { duration, first_token: pick.first_token, response_bytes }, &outcome);
+        let served = Served { duration, first_token: pick.first_token, response_bytes };
+        pick.model.completed(served, &outcome);
+        self.recorder.completed(pick.recorded, served, &outcome, now);
         if let Some(id) = pick.booking
             && let Err(error) = self.pool.scheduler().complete(id, outcome, now)
         {
@@ -206,6 +221,7 @@ impl Router {
     /// Counts a request that was refused.
     pub fn refused(&self, refusal: &Refusal) {
         self.metrics.refused(refusal.code);
+        self.recorder.refused(clock::now());
         tracing::debug!(status = refusal.status, code = refusal.code, message = refusal.message, "refused");
     }
 
@@ -288,7 +304,8 @@ mod tests {
     fn router_over(scheduler: Scheduler, fail_open: bool) -> Router {
         let pool = Pool::new(Arc::new(scheduler));
         pool.set(["10.0.0.1:1", "10.0.0.2:1"].map(Endpoint::new).to_vec()).unwrap();
-        Router::new(Arc::new(pool), Arc::new(Metrics::new()), fail_open)
+        let recorder = Recorder::new(false).unwrap();
+        Router::new(Arc::new(pool), Arc::new(Metrics::new()), Arc::new(recorder), fail_open)
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The server's parts together, over loopback where a socket is needed.
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod discovery_file;
 #[cfg(test)]
 mod grpc;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epp_server::admin::metrics::Metrics;
+use epp_server::admin::recorder::Recorder;
 use epp_server::config::Settings;
 use epp_server::discovery::Pool;
 use epp_server::ext_proc::router::Router;
@@ -25,7 +26,8 @@ pub(crate) fn pool_with(config: SchedulerConfig, endpoints: &[&str]) -> Arc<Pool
 
 /// A router over a pool.
 pub(crate) fn router(pool: &Arc<Pool>, fail_open: bool) -> Router {
-    Router::new(Arc::clone(pool), Arc::new(Metrics::new()), fail_open)
+    let recorder = Recorder::new(false).unwrap();
+    Router::new(Arc::clone(pool), Arc::new(Metrics::new()), Arc::new(recorder), fail_open)
 }
 
 /// Settings of a command line, with free ports on loopback.
