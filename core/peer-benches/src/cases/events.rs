@@ -27,11 +27,24 @@ pub fn names(path: &[u64]) -> Vec<u64> {
     path.iter().map(|&hash| engine_hash(hash).0).collect()
 }
 
-/// An endpoint held the first `known` blocks of a path and now holds all of it.
-pub fn store(index: &mut EventIndex, endpoint: u32, path: &[u64], names: &[u64], known: usize) {
-    let parent = names[..known].last().and_then(|&name| index.position(endpoint, name));
-    let blocks = StoredBlocks { parent, hashes: &path[known..], names: &names[known..], stride: 1 };
-    index.store(endpoint, &blocks);
+/// Blocks that an engine has stored, as the index takes them; it names their parent, as engines do.
+pub struct Stored {
+    parent: Option<u64>,
+    hashes: Vec<u64>,
+    names: Vec<u64>,
+}
+
+impl Stored {
+    /// An engine held the first `known` blocks of a path and now holds all of it.
+    pub fn new(path: &[u64], known: usize) -> Self {
+        let parent = path[..known].last().map(|&hash| engine_hash(hash).0);
+        Self { parent, hashes: path[known..].to_vec(), names: names(&path[known..]) }
+    }
+
+    pub fn apply(&self, index: &mut EventIndex, endpoint: u32) {
+        let parent = self.parent.and_then(|name| index.position(endpoint, name));
+        index.store(endpoint, &StoredBlocks { parent, hashes: &self.hashes, names: &self.names, stride: 1 });
+    }
 }
 
 /// An engine held the first `known` blocks of a path and now holds all of it.

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::hint::black_box;
 use std::path::Path;
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use dynamo_kv_router::indexer::WorkerTask;
 use dynamo_kv_router::protocols::{ExternalSequenceBlockHash, LocalBlockHash};
 use dynamo_kv_router::{ConcurrentRadixTreeCompressed, PositionalIndexer, RouterEvent, SyncIndexer};
 use p3sched::prefix_index::{EventIndex, PrefixIndex};
@@ -59,15 +58,22 @@ fn replay(settings: &Settings, trace: &Path) -> Result<Vec<Figure>> {
     let operations = |request: &Request| request.path.len() + request.stored + request.freed.len();
     let operations: usize = requests.iter().map(operations).sum();
     let per_second = |time: Duration| operations as f64 / time.as_secs_f64();
-    let names = engine_hashes(&requests);
+    let theirs = Theirs::new(&requests);
     let (mut picks, mut events, mut scheduler) = (Vec::new(), Vec::new(), Vec::new());
     let (mut radix, mut positional) = (Vec::new(), Vec::new());
+    let (mut held, mut found) = (0, [0; 2]);
     for _ in 0..if settings.quick { 2 } else { 5 } {
         picks.push(per_second(replay_picks(&requests)));
-        events.push(per_second(replay_events(&requests)));
+        let (time, blocks) = replay_events(&requests);
+        events.push(per_second(time));
+        held = blocks;
         scheduler.push(per_second(replay_scheduler(&requests)?));
-        radix.push(per_second(replay_theirs(ConcurrentRadixTreeCompressed::new(), &requests, &names)?));
-        positional.push(per_second(replay_theirs(PositionalIndexer::new(32), &requests, &names)?));
+        let (time, blocks) = theirs.replay(ConcurrentRadixTreeCompressed::new())?;
+        radix.push(per_second(time));
+        found[0] = blocks;
+        let (time, blocks) = theirs.replay(PositionalIndexer::new(32))?;
+        positional.push(per_second(time));
+        found[1] = blocks;
     }
     let [picks, events, scheduler] = [picks, events, scheduler].map(Sample::new);
     let [radix, positional] = [radix, positional].map(Sample::new);
@@ -82,10 +88,14 @@ fn replay(settings: &Settings, trace: &Path) -> Result<Vec<Figure>> {
             goal,
             spread: ratio.spread(),
             detail: format!(
-                "{:.1} M block operations/s on one thread ({work}); dynamo on two: radix tree {:.1} M, positional {:.1} M",
+                "{:.1} M block operations/s on one thread ({work}); dynamo's longer half of look-ups and updates: \
+                 radix tree {:.1} M, positional {:.1} M; {:.1} M operations, blocks found {held}, {}, {}",
                 millions(ours),
                 millions(&radix),
-                millions(&positional)
+                millions(&positional),
+                operations as f64 / 1e6,
+                found[0],
+                found[1],
             ),
         }
     };
@@ -169,25 +179,28 @@ fn replay_picks(requests: &[Request]) -> Duration {
     start.elapsed()
 }
 
-/// Precise mode: look up, then take the engine's events.
-fn replay_events(requests: &[Request]) -> Duration {
+/// Precise mode: look up, then take the engine's events. Also how many blocks the look-ups have found, on all endpoints.
+fn replay_events(requests: &[Request]) -> (Duration, u64) {
     let mut index = EventIndex::new();
     (0..ENDPOINTS).for_each(|endpoint| index.add_lane(endpoint));
-    let names: Vec<_> = (requests.iter())
-        .map(|request| (events::names(&request.path), events::names(&request.freed)))
-        .collect();
-    let mut matched = [0; ENDPOINTS as usize];
-    let start = Instant::now();
-    for (request, (names, freed)) in requests.iter().zip(&names) {
-        index.find(&request.path, &mut matched);
-        black_box(&matched);
+    let events_of = |request: &Request| {
         let known = request.path.len() - request.stored;
-        if request.stored > 0 {
-            events::store(&mut index, request.endpoint, &request.path, names, known);
+        let stored = (request.stored > 0).then(|| events::Stored::new(&request.path, known));
+        (stored, events::names(&request.freed))
+    };
+    let events: Vec<_> = requests.iter().map(events_of).collect();
+    let mut matched = [0; ENDPOINTS as usize];
+    let mut found = 0;
+    let start = Instant::now();
+    for (request, (stored, freed)) in requests.iter().zip(&events) {
+        index.find(&request.path, &mut matched);
+        found += matched.iter().copied().map(u64::from).sum::<u64>();
+        if let Some(stored) = stored {
+            stored.apply(&mut index, request.endpoint);
         }
         index.remove_all(request.endpoint, freed.iter().copied());
     }
-    start.elapsed()
+    (start.elapsed(), found)
 }
 
 /// Precise mode through the whole scheduler: pick, complete, take the engine's events.
@@ -216,27 +229,54 @@ fn replay_scheduler(requests: &[Request]) -> Result<Duration> {
     Ok(time)
 }
 
-/// One thread looks up while the other applies the events; over when both are done.
-fn replay_theirs(index: impl SyncIndexer, requests: &[Request], names: &Names) -> Result<Duration> {
-    let queries: Vec<Vec<LocalBlockHash>> =
-        requests.iter().map(|request| dynamo::query(&request.path)).collect();
-    let events: Vec<RouterEvent> = requests.iter().flat_map(|request| events_of(request, names)).collect();
-    let (sender, receiver) = flume::unbounded();
-    let (time, done) = thread::scope(|scope| {
-        let updates = scope.spawn(|| index.worker(receiver, None));
-        let start = Instant::now();
-        for event in events {
-            sender.send(WorkerTask::Event(event)).ok();
+/// What the peer is given.
+struct Theirs {
+    queries: Arc<Vec<Vec<LocalBlockHash>>>,
+    /// By request, after nothing.
+    events: Vec<Vec<RouterEvent>>,
+}
+
+/// How long the peer has taken, and what it has found.
+#[derive(Default)]
+struct Replayed {
+    start: Option<Instant>,
+    total: Duration,
+    lookups: Duration,
+    found: u64,
+}
+
+impl Theirs {
+    fn new(requests: &[Request]) -> Self {
+        let names = engine_hashes(requests);
+        let events = requests.iter().map(|request| events_of(request, &names).collect());
+        Self {
+            queries: Arc::new(requests.iter().map(|request| dynamo::query(&request.path)).collect()),
+            events: std::iter::once(Vec::new()).chain(events).collect(),
         }
-        sender.send(WorkerTask::Terminate).ok();
-        for query in &queries {
-            drop(black_box(index.find_matches(query, false)));
-        }
-        let done = updates.join().map_err(|_| anyhow::anyhow!("their thread has panicked"));
-        (start.elapsed(), done)
-    });
-    done??;
-    Ok(time)
+    }
+
+    /// Every look-up sees all events before it, as ours does. Of look-ups and updates the longer time counts: two
+    /// threads that never wait for each other could not be faster. Also how many blocks the look-ups have found.
+    fn replay(&self, index: impl SyncIndexer + 'static) -> Result<(Duration, u64)> {
+        let index = Arc::new(index);
+        let (lookups, queries) = (Arc::clone(&index), Arc::clone(&self.queries));
+        let replayed = Arc::new(Mutex::new(Replayed::default()));
+        let recorded = Arc::clone(&replayed);
+        dynamo::apply_rounds(&*index, self.events.clone(), move |round| {
+            let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let start = *recorded.start.get_or_insert(now);
+            if let Some(query) = queries.get(round) {
+                let scores = lookups.find_matches(query, false).scores;
+                recorded.found += scores.values().copied().map(u64::from).sum::<u64>();
+                drop(scores);
+                recorded.lookups += now.elapsed();
+            }
+            recorded.total = start.elapsed();
+        })?;
+        let replayed = replayed.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((replayed.lookups.max(replayed.total - replayed.lookups), replayed.found))
+    }
 }
 
 fn events_of(request: &Request, names: &Names) -> impl Iterator<Item = RouterEvent> {

@@ -176,23 +176,23 @@ fn by_picks(name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
     Ok(vec![figure])
 }
 
-/// What engines tell, hashed: both sides are given the hashes of the blocks and the engine's names for them.
+/// What engines tell, hashed: both sides are given the hashes of the new blocks and the engine's names for them.
 fn by_events(name: &str, goal: f64, workload: Workload) -> Result<Vec<Figure>> {
     let mut index = EventIndex::new();
     (0..workload.endpoints).for_each(|endpoint| index.add_lane(endpoint));
     for (endpoint, path) in &workload.held {
-        events::store(&mut index, *endpoint, path, &events::names(path), 0);
+        events::Stored::new(path, 0).apply(&mut index, *endpoint);
     }
     let (endpoints, held) = (workload.endpoints, workload.capacity);
     let prepare = |step: &Step| {
-        let names = events::names(&step.path);
-        (step.endpoint, step.path.clone(), names, step.new, events::names(&step.old[step.forgotten.clone()]))
+        let stored = events::Stored::new(&step.path, step.path.len() - step.new);
+        (step.endpoint, stored, events::names(&step.old[step.forgotten.clone()]))
     };
     let rounds: Vec<Vec<_>> =
         workload.rounds.iter().map(|steps| steps.iter().map(prepare).collect()).collect();
     let (ours, theirs) = beside_dynamo(&workload, move |round| {
-        for (endpoint, path, names, new, gone) in &rounds[round] {
-            events::store(&mut index, *endpoint, path, names, path.len() - new);
+        for (endpoint, stored, gone) in &rounds[round] {
+            stored.apply(&mut index, *endpoint);
             index.remove_all(*endpoint, gone.iter().rev().copied());
         }
         assert!(
