@@ -100,7 +100,7 @@ class Chart {
       cursor: { drag: { x: false, y: false }, points: { size: 6 } },
       legend: { live: true, isolate: false },
       scales: {
-        x: { range: (_, first, last) => [Math.min(first ?? 0, (last ?? 0) - SHORTEST_SPAN), last ?? SHORTEST_SPAN] },
+        x: { range: (_, first, last) => timeSpan(first, last ?? Date.now() / 1e3) },
         y: { range: (_, least, most) => [0, Math.max(most ?? 0, 1) * 1.08] },
       },
       series: [{ label: 'Time', value: () => '' }, ...this.series.map(line)],
@@ -110,6 +110,11 @@ class Chart {
       ],
     };
   }
+}
+
+// A server that has just started shows a line of its true length, not one stretched over the whole chart.
+function timeSpan(first, last) {
+  return [Math.min(first ?? last, last - SHORTEST_SPAN), last];
 }
 
 function clockTime(unixSeconds) {
