@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `GET /api/endpoints` | [`EndpointList`] |
 //! | `GET /api/decisions?after=N` | [`DecisionList`] |
-//! | `GET /api/decisions/{id}` | [`DecisionRecord`](super::decision_log::DecisionRecord) |
+//! | `GET /api/decisions/{id}` | [`DecisionRecord`] |
 //! | `POST /api/explain?path=P` | a [`Decision`](p3sched::Decision) with its explanation and `id` 0 |
-//! | `GET /api/config` | a [`SchedulerConfig`](p3sched::SchedulerConfig): as a configuration file writes it |
+//! | `GET /api/config` | a [`SchedulerConfig`]: as a configuration file writes it |
 //! | `GET /api/index` | [`IndexState`] |
 //! | `GET /api/history` | [`HistoryColumns`](super::history::HistoryColumns) |
 //!
