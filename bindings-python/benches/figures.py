@@ -2,13 +2,14 @@
 
     python figures.py
 
-Beside `SelectionService.select` of ai-dynamo-runtime 1.6.1 where that is installed in the same environment. Every figure is
-a ratio, or a share, of measurements that take turns in this process.
+Beside `SelectionService.select` of ai-dynamo-runtime 1.6.1, which `make python-bench-setup` installs. Every figure is a
+ratio, or a share, of measurements that take turns in this process.
 """
 
 import asyncio
 import json
 import os
+import sys
 import threading
 from array import array
 from collections.abc import Awaitable, Callable
@@ -28,13 +29,11 @@ ROUNDS = 41
 
 
 def main() -> None:
-    figures = [*conversions(), *computing_thread()]
     try:
         from dynamo._core import SelectionService
-    except ImportError:
-        pass
-    else:
-        figures += asyncio.run(beside_selection_service(SelectionService))
+    except ImportError as error:
+        sys.exit(f"ai-dynamo-runtime cannot be imported: `{error}`\nhint: make python-bench-setup installs it")
+    figures = [*conversions(), *computing_thread(), *asyncio.run(beside_selection_service(SelectionService))]
     print(json.dumps(figures, indent=2))
 
 
