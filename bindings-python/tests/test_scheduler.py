@@ -3,6 +3,8 @@
 import json
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -100,6 +102,46 @@ def test_route_completes_by_itself() -> None:
     assert stats["requests_in_flight"] == 0
     assert (stats["counters"]["completed_requests"], stats["counters"]["failed_requests"]) == (3, 1)
     assert stats["endpoints"][0]["actual_cached_tokens"] == 96
+
+
+def test_a_route_serves_one_statement_at_a_time() -> None:
+    scheduler = scheduler_of("a:1")
+    route = scheduler.route(CHAT, BODY)
+    with pytest.raises(KeyError), route:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="one `with` statement at a time"), route:
+                raise AssertionError("never entered")
+        assert scheduler.stats()["requests_in_flight"] == 1
+        raise KeyError("of the caller")
+    with route:
+        assert scheduler.stats()["requests_in_flight"] == 1
+    stats = scheduler.stats()
+    assert (stats["requests_in_flight"], stats["counters"]["completed_requests"]) == (0, 2)
+    unready = Scheduler().route(CHAT, BODY)
+    for _ in range(2):
+        with pytest.raises(p3sched.NoEndpoints), unready:
+            raise AssertionError("never entered")
+
+
+def test_a_route_entered_by_two_threads_books_one_request() -> None:
+    scheduler = scheduler_of("a:1")
+    body = json.dumps({"model": "llama", "prompt": "x" * (1 << 20)}).encode()
+    for _ in range(10):
+        route, barrier = scheduler.route("/v1/completions", body), Barrier(4)
+
+        def enter(route: p3sched.Route = route, barrier: Barrier = barrier) -> bool:
+            barrier.wait()
+            try:
+                route.__enter__()
+            except RuntimeError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(lambda _: enter(), range(4))) == 1
+        assert scheduler.stats()["requests_in_flight"] == 1
+        route.__exit__(None, None, None)
+        assert scheduler.stats()["requests_in_flight"] == 0
 
 
 def test_time_is_the_monotonic_clock_or_an_argument() -> None:
