@@ -5,9 +5,8 @@ use napi_derive::napi;
 use p3sched::Error;
 use serde_json::Value;
 
-use crate::clock::whole;
 use crate::error::{self, from_core};
-use crate::plain;
+use crate::{number, plain};
 
 /// Events that an engine published together; they stay on the native side unless they are looked at.
 #[napi]
@@ -26,9 +25,7 @@ impl KvEventBatch {
     /// Reads the payload of a message that vLLM or SGLang published.
     #[napi(factory, catch_unwind)]
     pub fn decode(payload: Uint8ArraySlice<'_>, sequence: f64) -> error::Result<Self> {
-        let wrong = || Error::InvalidKvEvent(format!("a sequence number must be whole: `{sequence}`"));
-        let batch = whole(sequence)
-            .ok_or_else(wrong)
+        let batch = number::sequence("sequence", sequence)
             .and_then(|sequence| p3sched::KvEventBatch::decode(&payload, sequence));
         Ok(Self { core: batch.map_err(from_core)? })
     }

@@ -7,14 +7,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use crate::error::{self, from_core};
+use crate::reason::reason;
 
 /// The integers that every number type of the core can hold as a float without loss.
 const SAFE: f64 = 9_007_199_254_740_991.0;
 
 /// Reads one of the core's types, whose fields have names in camel case; `invalid` makes the error of a wrong one.
 pub(crate) fn read<T: DeserializeOwned>(value: Value, invalid: fn(String) -> Error) -> error::Result<T> {
-    serde_json::from_value(with_names(with_integers(value), snake_case))
-        .map_err(|error| from_core(invalid(names_in_text(&error.to_string()))))
+    parse(&with_names(with_integers(value), snake_case), invalid, camel_case)
 }
 
 /// Reads one of the core's types whose fields have the same names in every language.
@@ -22,7 +22,20 @@ pub(crate) fn read_verbatim<T: DeserializeOwned>(
     value: Value,
     invalid: fn(String) -> Error,
 ) -> error::Result<T> {
-    serde_json::from_value(with_integers(value)).map_err(|error| from_core(invalid(error.to_string())))
+    parse(&with_integers(value), invalid, str::to_owned)
+}
+
+fn parse<T: DeserializeOwned>(
+    value: &Value,
+    invalid: fn(String) -> Error,
+    renamed: fn(&str) -> String,
+) -> error::Result<T> {
+    T::deserialize(value).map_err(|error| {
+        // Only a reader of text tells how far it came, and with it the field.
+        let text = value.to_string();
+        let located = serde_json::from_str::<T>(&text).err().unwrap_or(error);
+        from_core(invalid(reason(&text, &located, renamed)))
+    })
 }
 
 /// Writes one of the core's types, with names in camel case.
@@ -90,13 +103,4 @@ fn snake_case(name: &str) -> String {
         snake.push(letter.to_ascii_lowercase());
     }
     snake
-}
-
-/// The names of fields in a message, which stand in backticks, as this package spells them.
-fn names_in_text(text: &str) -> String {
-    let spelled = text.split('`').enumerate().map(|(place, part)| match place % 2 {
-        1 => camel_case(part),
-        _ => part.to_owned(),
-    });
-    spelled.collect::<Vec<_>>().join("`")
 }

@@ -7,6 +7,7 @@ use p3sched::{EndpointMetrics, SchedulerConfig};
 use serde_json::Value;
 
 use crate::error::{self, from_core};
+use crate::number::count;
 use crate::{plain, request};
 
 /// The load that an engine's metrics page reports.
@@ -37,11 +38,15 @@ pub fn preset(name: String) -> error::Result<Value> {
 #[napi(catch_unwind)]
 pub fn block_hashes(
     request: Object<'_>,
-    block_size_tokens: u32,
-    bytes_per_token: u32,
-    max_prefix_tokens: Option<u32>,
+    block_size_tokens: f64,
+    bytes_per_token: f64,
+    max_prefix_tokens: Option<f64>,
 ) -> error::Result<BigUint64Array> {
     let request = request::read(&request)?;
+    let block_size_tokens = count("blockSizeTokens", block_size_tokens).map_err(from_core)?;
+    let bytes_per_token = count("bytesPerToken", bytes_per_token).map_err(from_core)?;
+    let max_prefix_tokens =
+        max_prefix_tokens.map(|max| count("maxPrefixTokens", max)).transpose().map_err(from_core)?;
     let hasher =
         BlockHasher::new(block_size_tokens, bytes_per_token, max_prefix_tokens).map_err(from_core)?;
     let mut hashes = Vec::new();

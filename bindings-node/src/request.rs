@@ -4,8 +4,8 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use p3sched::{Error, Prompt, Request, openai};
 
-use crate::clock::whole;
 use crate::error::{self, from_core, from_napi};
+use crate::number::{count, within};
 
 /// Token ids, in an array or a typed array.
 type TokenIds<'a> = Either<Uint32ArraySlice<'a>, Vec<f64>>;
@@ -22,8 +22,13 @@ pub(crate) fn read(fields: &Object<'_>) -> error::Result<Request> {
 
 /// Sets the fields of a request that the object has; the others stay.
 pub(crate) fn set_fields(request: &mut Request, fields: &Object<'_>) -> error::Result<()> {
-    for name in Object::keys(fields).map_err(from_napi)? {
-        set_field(request, &Field { fields, name: &name }).map_err(from_core)?;
+    let names = Object::keys(fields).map_err(from_napi)?;
+    for name in &names {
+        set_field(request, &Field { fields, name }).map_err(from_core)?;
+    }
+    let has = |name| names.iter().any(|given| given == name) && !Field { fields, name }.is_absent();
+    if has("prompt") && has("tokens") {
+        return Err(from_core(Error::InvalidRequest("give either `prompt` or `tokens`".to_owned())));
     }
     Ok(())
 }
@@ -44,7 +49,9 @@ fn set_field(request: &mut Request, field: &Field<'_>) -> std::result::Result<()
         "adapter" => request.adapter = Some(field.value("a string")?),
         "cacheSalt" => request.cache_salt = Some(field.value("a string")?),
         "session" => request.session = Some(field.value("a string")?),
-        "priority" => request.priority = field.value("a number")?,
+        "priority" => {
+            request.priority = within("priority", field.value("a number")?, i32::MIN, i32::MAX)?;
+        }
         "stream" => request.stream = field.value("true or false")?,
         "subset" => request.subset = Some(field.value("an array of strings")?),
         "explain" => request.explain = field.value("true or false")?,
@@ -81,13 +88,7 @@ fn token_ids(field: &Field<'_>) -> std::result::Result<Vec<u32>, Error> {
         Either::A(ids) => return Ok(ids.to_vec()),
         Either::B(ids) => ids,
     };
-    let token_id = |id: &f64| {
-        let fits = whole(*id).and_then(|id| u32::try_from(id).ok());
-        fits.ok_or_else(|| {
-            Error::InvalidRequest(format!("a token id must be a whole number below 2^32: `{id}`"))
-        })
-    };
-    ids.iter().map(token_id).collect()
+    ids.into_iter().map(|id| count("a token id", id)).collect()
 }
 
 /// What a request body holds.

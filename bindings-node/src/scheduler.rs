@@ -7,10 +7,11 @@ use napi_derive::napi;
 use p3sched::{Decision, Endpoint, EndpointMetrics, Error, Outcome, Request, SchedulerConfig, ScrapeFailure};
 use serde_json::Value;
 
-use crate::clock::{request_id, time};
+use crate::clock::time;
 use crate::decision::{self, Endpoints, Explained};
 use crate::error::{from_core, from_napi, throw};
 use crate::kv_events::KvEventBatch;
+use crate::number::{count, sequence};
 use crate::{error, plain, request};
 
 /// The core's scheduler.
@@ -153,7 +154,7 @@ impl Scheduler {
     /// Reports the first token of a request.
     #[napi(catch_unwind)]
     pub fn first_token(&self, id: f64, now: Option<f64>) -> error::Result<()> {
-        request_id(id).and_then(|id| self.core.first_token(id, time(now)?)).map_err(from_core)
+        sequence("id", id).and_then(|id| self.core.first_token(id, time(now)?)).map_err(from_core)
     }
 
     /// Reports the end of a request.
@@ -161,7 +162,7 @@ impl Scheduler {
     pub fn complete(&self, id: f64, outcome: Value, now: Option<f64>) -> error::Result<()> {
         let outcome: Outcome =
             plain::read(outcome, |reason| Error::InvalidRequest(format!("outcome: {reason}")))?;
-        request_id(id).and_then(|id| self.core.complete(id, outcome, time(now)?)).map_err(from_core)
+        sequence("id", id).and_then(|id| self.core.complete(id, outcome, time(now)?)).map_err(from_core)
     }
 
     /// Applies one event of an endpoint's engine.
@@ -185,8 +186,10 @@ impl Scheduler {
 
     /// Goes on after missing batches that cannot be replayed.
     #[napi(catch_unwind)]
-    pub fn resume_kv_events(&self, endpoint: String, rank: u32, next: f64) -> error::Result<()> {
-        request_id(next).and_then(|next| self.core.resume_kv_events(&endpoint, rank, next)).map_err(from_core)
+    pub fn resume_kv_events(&self, endpoint: String, rank: f64, next: f64) -> error::Result<()> {
+        count("rank", rank)
+            .and_then(|rank| self.core.resume_kv_events(&endpoint, rank, sequence("next", next)?))
+            .map_err(from_core)
     }
 
     /// The prefix index and the learned rates as bytes.

@@ -330,8 +330,8 @@ fn what_is_wrong_in_a_configuration_is_named_with_its_place() {
             &["two plugins", "`queue-scorer`", "line 5"],
         ),
         (
-            "plugins:\n- type: active-request-scorer\n  parameters:\n    idleTreshold: 1\nschedulingProfiles:\n- name: a\n  plugins: [{pluginRef: active-request-scorer}]",
-            &["`idleThreshold`: `idleTreshold`", "line 6 column 5"],
+            "plugins:\n- type: active-request-scorer\n  parameters:\n    idleThresholds: 1\nschedulingProfiles:\n- name: a\n  plugins: [{pluginRef: active-request-scorer}]",
+            &["`idleThreshold`: `idleThresholds`", "line 6 column 5"],
         ),
         (
             "plugins:\n- type: active-request-scorer\n  parameters:\n    maxBusyScore: 1.5",
