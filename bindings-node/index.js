@@ -6,7 +6,7 @@
  * Nothing is decided here. What every method does is described in `index.d.ts`.
  */
 
-const { isUint8Array } = require('node:util').types;
+const { bytes, number, object, optional, string, time, withPlain, wrongType } = require('./arguments.js');
 const native = require('./native.js');
 
 const ID = 0;
@@ -20,7 +20,7 @@ class Scheduler {
   #numbers = new Float64Array(3);
 
   constructor(config) {
-    this.#native = new native.Scheduler(config);
+    this.#native = withPlain('config', optional(nameOrObject, 'config', config), (plain) => new native.Scheduler(plain));
     this.#pickBody = this.#native.bodyPicker();
   }
 
@@ -29,11 +29,11 @@ class Scheduler {
   }
 
   addEndpoint(endpoint) {
-    this.#native.addEndpoint(endpoint);
+    withPlain('endpoint', nameOrObject('endpoint', endpoint), (plain) => this.#native.addEndpoint(plain));
   }
 
   removeEndpoint(name) {
-    this.#native.removeEndpoint(name);
+    this.#native.removeEndpoint(string('name', name));
   }
 
   setEndpoints(endpoints) {
@@ -41,67 +41,76 @@ class Scheduler {
     if (typeof endpoints === 'string' || typeof endpoints?.[Symbol.iterator] !== 'function') {
       throw wrongType('endpoints must be a list of names or objects', endpoints);
     }
-    this.#native.setEndpoints(Array.from(endpoints));
+    const list = Array.from(endpoints, (endpoint, at) => nameOrObject(`endpoints[${at}]`, endpoint));
+    withPlain('endpoints', list, (plain) => this.#native.setEndpoints(plain));
   }
 
   ingestMetrics(endpoint, page, options) {
-    this.#native.ingestMetrics(endpoint, bytes(page), options?.now);
+    this.#native.ingestMetrics(string('endpoint', endpoint), bytes('page', page), time(options));
   }
 
   observe(endpoint, metrics, options) {
-    this.#native.observe(endpoint, metrics, options?.now);
+    const now = time(options);
+    string('endpoint', endpoint);
+    withPlain('metrics', object('metrics', metrics), (plain) => this.#native.observe(endpoint, plain, now));
   }
 
   ingestLoadHeader(endpoint, value, options) {
-    this.#native.ingestLoadHeader(endpoint, value, options?.now);
+    this.#native.ingestLoadHeader(string('endpoint', endpoint), string('value', value), time(options));
   }
 
   scrapeFailed(endpoint, failure, options) {
-    this.#native.scrapeFailed(endpoint, failure, options?.now);
+    this.#native.scrapeFailed(string('endpoint', endpoint), string('failure', failure), time(options));
   }
 
   pick(request, options) {
-    return explained(this.#native.pick(request, options?.now));
+    return explained(this.#native.pick(object('request', request), time(options)));
   }
 
   pickBody(path, body, options) {
     if (options !== undefined && options !== null) {
-      const { now, ...fields } = options;
-      return explained(this.#native.pickBodyWith(path, bytes(body), fields, now));
+      const { now, ...fields } = object('options', options);
+      const moment = optional(number, 'now', now);
+      return explained(this.#native.pickBodyWith(string('path', path), bytes('body', body), fields, moment));
     }
     const numbers = this.#numbers;
-    const endpoints = this.#pickBody(path, bytes(body), numbers);
+    const endpoints = this.#pickBody(string('path', path), bytes('body', body), numbers);
     return decision(endpoints, numbers[ID], numbers[MATCHED_TOKENS], numbers[PROMPT_TOKENS]);
   }
 
   explain(request, options) {
-    return explained(this.#native.explain(request, options?.now));
+    return explained(this.#native.explain(object('request', request), time(options)));
   }
 
   explainBody(path, body, options) {
-    const { now, ...fields } = options ?? {};
-    return explained(this.#native.explainBody(path, bytes(body), fields, now));
+    const { now, ...fields } = optional(object, 'options', options) ?? {};
+    const moment = optional(number, 'now', now);
+    return explained(this.#native.explainBody(string('path', path), bytes('body', body), fields, moment));
   }
 
   firstToken(id, options) {
-    this.#native.firstToken(id, options?.now);
+    this.#native.firstToken(number('id', id), time(options));
   }
 
   complete(id, outcome, options) {
-    this.#native.complete(id, outcome, options?.now);
+    const now = time(options);
+    number('id', id);
+    withPlain('outcome', object('outcome', outcome), (plain) => this.#native.complete(id, plain, now));
   }
 
   applyKvEvent(endpoint, event, options) {
-    this.#native.applyKvEvent(endpoint, event, options?.now);
+    const now = time(options);
+    string('endpoint', endpoint);
+    withPlain('event', object('event', event), (plain) => this.#native.applyKvEvent(endpoint, plain, now));
   }
 
   applyKvBatch(endpoint, batch, options) {
-    const known = batch instanceof native.KvEventBatch ? batch : new native.KvEventBatch(batch);
-    return this.#native.applyKvBatch(endpoint, known, options?.now);
+    const known = batch instanceof KvEventBatch ? batch : new KvEventBatch(batch);
+    return this.#native.applyKvBatch(string('endpoint', endpoint), nativeBatch(known), time(options));
   }
 
   resumeKvEvents(endpoint, rank, next) {
-    this.#native.resumeKvEvents(endpoint, rank, next);
+    this.#native.resumeKvEvents(string('endpoint', endpoint), number('rank', rank), number('next', next));
   }
 
   snapshot() {
@@ -109,11 +118,11 @@ class Scheduler {
   }
 
   restore(snapshot) {
-    this.#native.restore(bytes(snapshot));
+    this.#native.restore(bytes('snapshot', snapshot));
   }
 
   stats(options) {
-    return this.#native.stats(options?.now);
+    return this.#native.stats(time(options));
   }
 }
 
@@ -121,7 +130,7 @@ class UsageScanner {
   #native = new native.UsageScanner();
 
   push(chunk) {
-    this.#native.push(bytes(chunk));
+    this.#native.push(bytes('chunk', chunk));
   }
 
   finish() {
@@ -129,27 +138,70 @@ class UsageScanner {
   }
 }
 
+let nativeBatch;
+
+class KvEventBatch {
+  #native;
+
+  static {
+    nativeBatch = (batch) => batch.#native;
+  }
+
+  constructor(fields) {
+    const isNative = fields instanceof native.KvEventBatch;
+    this.#native = isNative ? fields : withPlain('batch', object('batch', fields), (plain) => new native.KvEventBatch(plain));
+  }
+
+  static decode(payload, sequence) {
+    return new KvEventBatch(native.KvEventBatch.decode(bytes('payload', payload), number('sequence', sequence)));
+  }
+
+  get sequence() {
+    return this.#native.sequence;
+  }
+
+  get timestamp() {
+    return this.#native.timestamp;
+  }
+
+  get rank() {
+    return this.#native.rank;
+  }
+
+  get events() {
+    return this.#native.events;
+  }
+}
+
 function readBody(path, body) {
-  return native.readBody(path, bytes(body));
+  return native.readBody(string('path', path), bytes('body', body));
 }
 
 function readMetrics(page) {
-  return native.readMetrics(bytes(page));
+  return native.readMetrics(bytes('page', page));
 }
 
 function blockHashes(request, options) {
-  return native.blockHashes(request, options.blockSizeTokens, options.bytesPerToken, options.maxPrefixTokens);
+  const { blockSizeTokens, bytesPerToken, maxPrefixTokens } = object('options', options);
+  return native.blockHashes(
+    object('request', request),
+    number('blockSizeTokens', blockSizeTokens),
+    number('bytesPerToken', bytesPerToken),
+    optional(number, 'maxPrefixTokens', maxPrefixTokens),
+  );
 }
 
-function bytes(data) {
-  if (typeof data === 'string') return Buffer.from(data);
-  if (isUint8Array(data)) return data;
-  throw wrongType('bytes must be a string, a Buffer or a Uint8Array', data);
+function readLoadHeader(value) {
+  return native.readLoadHeader(string('value', value));
 }
 
-function wrongType(message, value) {
-  const found = Object.prototype.toString.call(value).slice('[object '.length, -1);
-  return Object.assign(new TypeError(`${message}: \`${found}\``), { code: 'InvalidArg' });
+function preset(name) {
+  return native.preset(string('name', name));
+}
+
+function nameOrObject(name, value) {
+  if (typeof value === 'string' || (value !== null && typeof value === 'object')) return value;
+  throw wrongType(`${name} must be a string or an object`, value);
 }
 
 function decision(endpoints, id, matchedTokens, promptTokens) {
@@ -167,11 +219,11 @@ function explained([endpoints, id, matchedTokens, promptTokens, explanation, exp
 
 module.exports.Scheduler = Scheduler;
 module.exports.UsageScanner = UsageScanner;
-module.exports.KvEventBatch = native.KvEventBatch;
+module.exports.KvEventBatch = KvEventBatch;
 module.exports.readBody = readBody;
 module.exports.readMetrics = readMetrics;
-module.exports.readLoadHeader = native.readLoadHeader;
+module.exports.readLoadHeader = readLoadHeader;
 module.exports.blockHashes = blockHashes;
-module.exports.preset = native.preset;
+module.exports.preset = preset;
 module.exports.presetNames = native.presetNames;
 module.exports.version = native.VERSION;

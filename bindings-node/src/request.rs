@@ -78,8 +78,12 @@ impl Field<'_> {
     }
 
     fn value<T: FromNapiValue>(&self, right: &str) -> std::result::Result<T, Error> {
-        let value = self.fields.get(self.name).ok().flatten();
-        value.ok_or_else(|| Error::InvalidRequest(format!("field `{}` must be {right}", self.name)))
+        self.fields.get(self.name).ok().flatten().ok_or_else(|| {
+            let value = self.fields.get::<Unknown<'_>>(self.name).ok().flatten();
+            let kind = value.and_then(|value| value.get_type().ok()).unwrap_or(ValueType::Unknown);
+            let found = format!("{kind:?}").to_lowercase();
+            Error::InvalidRequest(format!("field `{}` must be {right}: `{found}`", self.name))
+        })
     }
 }
 

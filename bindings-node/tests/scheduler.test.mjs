@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
-import { KvEventBatch, Scheduler } from '../index.js';
+import { blockHashes, KvEventBatch, preset, readLoadHeader, Scheduler } from '../index.js';
 
 const require = createRequire(import.meta.url);
 const PATH = '/v1/chat/completions';
@@ -83,7 +83,7 @@ test('time can be given', () => {
   assert.equal(picker.stats({ now: 12 * SECOND }).requestsInFlight, 0);
   picker.complete(id, { success: true }, { now: 13 * SECOND });
   for (const now of [-1, 0.5, Number.NaN, 2 ** 53]) {
-    assert.throws(() => picker.pickBody(PATH, BODY, { now }), { code: 'InvalidRequest', message: /`now` must be/ });
+    assert.throws(() => picker.pickBody(PATH, BODY, { now }), { code: 'InvalidRequest', message: /now must be a whole number from 0 to 9007199254740991: `/ });
   }
 });
 
@@ -147,9 +147,88 @@ test('an argument of the wrong type is named, and changes nothing', () => {
   }
   assert.equal(picker.stats().endpoints.length, 3);
   for (const body of [undefined, null, 5, {}, new ArrayBuffer(4), new Float64Array(2)]) {
-    assert.throws(() => picker.pickBody(PATH, body), { name: 'TypeError', code: 'InvalidArg', message: /^bytes must be .*: `\w+`$/ });
+    assert.throws(() => picker.pickBody(PATH, body), { name: 'TypeError', code: 'InvalidArg', message: /^body must be .*: `\w+`$/ });
   }
   assert.equal(picker.pickBody(PATH, BODY, null).id, 1);
+});
+
+test('numbers that do not fit are refused, and named', () => {
+  const picker = scheduler();
+  const whole = (name, high, value, low = 0) => ({ code: 'InvalidRequest', message: `invalid request: ${name} must be a whole number from ${low} to ${high}: \`${value}\`` });
+  const [INT32, UINT32, SAFE] = [2 ** 31 - 1, 2 ** 32 - 1, Number.MAX_SAFE_INTEGER];
+  for (const priority of [1.5, 2 ** 40, -(2 ** 31) - 1, Number.NaN]) {
+    assert.throws(() => picker.pick({ prompt: 'Hi', priority }), whole('priority', INT32, priority, -(2 ** 31)));
+  }
+  for (const priority of [-(2 ** 31), 2 ** 31 - 1]) assert.equal(picker.explain({ prompt: 'Hi', priority }).id, 0);
+  for (const rank of [-1, 0.5, 2 ** 32]) assert.throws(() => picker.resumeKvEvents('10.0.0.0:8000', rank, 0), whole('rank', UINT32, rank));
+  for (const next of [-1, 0.5, 2 ** 53]) assert.throws(() => picker.resumeKvEvents('10.0.0.0:8000', 0, next), whole('next', SAFE, next));
+  for (const id of [-1, 0.5, Number.NaN]) assert.throws(() => picker.firstToken(id), whole('id', SAFE, id));
+  for (const size of [-1, 1.5, 2 ** 32]) {
+    const request = { model: 'm', prompt: 'x' };
+    assert.throws(() => blockHashes(request, { blockSizeTokens: size, bytesPerToken: 4 }), whole('blockSizeTokens', UINT32, size));
+    assert.throws(() => blockHashes(request, { blockSizeTokens: 16, bytesPerToken: size }), whole('bytesPerToken', UINT32, size));
+    assert.throws(() => blockHashes(request, { blockSizeTokens: 16, bytesPerToken: 4, maxPrefixTokens: size }), whole('maxPrefixTokens', UINT32, size));
+  }
+  assert.throws(() => KvEventBatch.decode(Buffer.from([1]), -1), whole('sequence', SAFE, -1));
+  assert.equal(picker.stats().counters.picks, 0);
+});
+
+test('a prompt is either text or tokens', () => {
+  const picker = scheduler();
+  const either = { code: 'InvalidRequest', message: 'invalid request: give either `prompt` or `tokens`' };
+  assert.throws(() => picker.pick({ prompt: 'Hi', tokens: [1] }), either);
+  assert.throws(() => picker.pickBody(PATH, BODY, { tokens: [1], prompt: 'Hi' }), either);
+  assert.equal(picker.pick({ prompt: undefined, tokens: [1] }).promptTokens, 1);
+  assert.equal(picker.pick({ prompt: 'Hi', tokens: null }).id, 2);
+});
+
+test('what is wrong is named as JavaScript names it', () => {
+  const picker = scheduler();
+  const plain = 'must be plain data: finite numbers, strings, true, false, null, and arrays and objects of them';
+  const wrong = [
+    [() => picker.pickBody(5, BODY), 'path must be a string: `5`'],
+    [() => picker.pickBody(5, BODY, {}), 'path must be a string: `5`'],
+    [() => picker.pickBody(PATH, BODY, 'x'), 'options must be an object: `x`'],
+    [() => picker.pickBody(PATH, BODY, { now: 'x' }), 'now must be a number: `x`'],
+    [() => picker.pick(5), 'request must be an object: `5`'],
+    [() => picker.pick({}, { now: 1n }), 'now must be a number: `1`'],
+    [() => picker.firstToken('x'), 'id must be a number: `x`'],
+    [() => picker.complete(1), 'outcome must be an object: `undefined`'],
+    [() => picker.complete('x', {}), 'id must be a number: `x`'],
+    [() => picker.complete(1, { success: () => {} }), `outcome.success ${plain}: \`Function\``],
+    [() => picker.addEndpoint(undefined), 'endpoint must be a string or an object: `undefined`'],
+    [() => picker.setEndpoints(['a:1', 5]), 'endpoints[1] must be a string or an object: `5`'],
+    [() => picker.removeEndpoint(), 'name must be a string: `undefined`'],
+    [() => picker.observe('10.0.0.0:8000', { waitingRequests: Number.NaN }), `metrics.waitingRequests ${plain}: \`NaN\``],
+    [() => picker.observe(5, {}), 'endpoint must be a string: `5`'],
+    [() => picker.scrapeFailed('10.0.0.0:8000', 5), 'failure must be a string: `5`'],
+    [() => picker.resumeKvEvents('10.0.0.0:8000', '0', 0), 'rank must be a number: `0`'],
+    [() => picker.applyKvBatch('10.0.0.0:8000', null), 'batch must be an object: `null`'],
+    [() => KvEventBatch.decode(5, 0), 'payload must be a string, a Buffer or a Uint8Array: `5`'],
+    [() => preset(5), 'name must be a string: `5`'],
+    [() => readLoadHeader(5), 'value must be a string: `5`'],
+    [() => blockHashes({}), 'options must be an object: `undefined`'],
+    [() => new Scheduler(5), 'config must be a string or an object: `5`'],
+    [() => new Scheduler({ scorers: [Symbol('s')] }), `config.scorers[0] ${plain}: \`Symbol(s)\``],
+    [() => new Scheduler({ fallbacks: -1 }), 'invalid configuration: fallbacks must be a whole number from 0: `-1`'],
+    [() => new Scheduler({ seed: 1.5 }), 'invalid configuration: seed must be a whole number from 0: `1.5`'],
+    [() => new Scheduler({ load_gate_seconds: 'x' }), 'invalid configuration: load_gate_seconds must be a number: `x`'],
+    [() => picker.addEndpoint({ name: 'a:1', labels: 5 }), 'invalid configuration: labels must be an object: `5`'],
+    [() => picker.addEndpoint({ name: 5 }), 'invalid configuration: name must be a string: `5`'],
+    [() => picker.observe('10.0.0.0:8000', { waitingRequests: 'a_b' }), 'invalid metrics: waitingRequests must be a number: `a_b`'],
+    [() => picker.complete(1, { cachedTokens: 1.5 }), 'invalid request: outcome: cachedTokens must be a whole number from 0 to 4294967295: `1.5`'],
+    [() => picker.complete(1, { success: null }), 'invalid request: outcome: success must be true or false: `null`'],
+    [() => picker.applyKvEvent('10.0.0.0:8000', { type: 5 }), 'invalid KV event: type must be a string: `5`'],
+    [() => picker.pick({ priority: 'x' }), 'invalid request: field `priority` must be a number: `string`'],
+  ];
+  for (const [call, message] of wrong) {
+    assert.throws(call, (error) => {
+      assert.equal(error.message, message);
+      assert.equal(error instanceof TypeError, error.code === 'InvalidArg');
+      return true;
+    }, message);
+  }
+  assert.equal(picker.stats().counters.picks, 0);
 });
 
 test('every error has the code of the core', () => {
@@ -165,9 +244,9 @@ test('every error has the code of the core', () => {
   throws('NoEligibleEndpoint', /subset-filter/, () => picker.pick({ subset: ['10.0.0.9:1'] }));
   throws('UnknownEndpoint', /`10.0.0.9:1`/, () => picker.removeEndpoint('10.0.0.9:1'));
   throws('UnknownRequest', /`7`/, () => picker.complete(7, { success: true }));
-  throws('InvalidRequest', /an id must be/, () => picker.firstToken(-1));
+  throws('InvalidRequest', /id must be a whole number from 0 to 9007199254740991: `-1`$/, () => picker.firstToken(-1));
   throws('InvalidRequest', /outcome: unknown field `cached`, expected one of .*`cachedTokens`/, () => picker.complete(1, { cached: 1 }));
-  throws('InvalidRequest', /a token id must be .*`-1`/, () => picker.pick({ tokens: [1, -1] }));
+  throws('InvalidRequest', /a token id must be a whole number from 0 to 4294967295: `-1`/, () => picker.pick({ tokens: [1, -1] }));
   throws('InvalidRequest', /field `prompt` must be a string or a Uint8Array/, () => picker.pick({ prompt: 5 }));
   throws('InvalidRequest', /field `tokens` must be an array of numbers or a Uint32Array/, () => picker.pick({ tokens: 'abc' }));
   throws('InvalidMetrics', /invalid metrics: /, () => picker.ingestMetrics('10.0.0.0:8000', '<html>'));
@@ -181,6 +260,7 @@ test('every error has the code of the core', () => {
 test('arguments of other types are errors with a code, whatever they are', () => {
   const picker = scheduler();
   const wrong = [undefined, null, 1, 'x', true, {}, [], Symbol('s'), 10n, () => {}, new Date(), new ArrayBuffer(4), new Float64Array(2)];
+  let refused = 0;
   const methods = Object.getOwnPropertyNames(Scheduler.prototype).filter((name) => !['constructor', 'config'].includes(name));
   for (const method of methods) {
     for (const first of wrong) {
@@ -188,12 +268,16 @@ test('arguments of other types are errors with a code, whatever they are', () =>
         try {
           picker[method](first, second, first);
         } catch (error) {
+          refused += 1;
+          assert.doesNotMatch(error.message, /serde|rust|napi/i, method);
           assert.ok(error instanceof Error, `${method}: ${error}`);
           assert.ok(error instanceof TypeError || typeof error.code === 'string', `${method}: ${error}`);
         }
       }
     }
   }
+  // Only what asks for nothing takes everything.
+  assert.ok(refused > (methods.length - 4) * wrong.length ** 2 * 0.9, `${refused}`);
   scheduler().pickBody(PATH, BODY);
 });
 
