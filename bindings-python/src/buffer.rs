@@ -6,7 +6,7 @@ use p3sched::Error;
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
 
 use crate::error::Failure;
 
@@ -44,12 +44,26 @@ impl<'py> FromPyObject<'_, 'py> for TokenIds {
         }
         match PyMemoryView::from(&value) {
             Ok(view) => Ok(Self(from_view(&view)?)),
-            Err(_) => value.extract().map(Self).map_err(|error| {
-                let overflow = error.is_instance_of::<PyOverflowError>(value.py());
-                if overflow { out_of_range(&error.value(value.py()).to_string()).into() } else { error }
-            }),
+            Err(_) => value.extract().map(Self).map_err(|_| wrong_element(&value).into()),
         }
     }
+}
+
+/// Why a sequence holds no token ids: its first element that is none.
+fn wrong_element(value: &Bound<'_, PyAny>) -> Failure {
+    let items = value.try_iter().into_iter().flatten().flatten();
+    let wrong = items.filter_map(|item| item.extract::<u32>().err().map(|error| (item, error))).next();
+    let Some((item, error)) = wrong.filter(|_| !value.is_instance_of::<PyString>()) else {
+        let found = value.get_type();
+        return Failure::type_error(format!(
+            "token ids must be a buffer of whole numbers or a sequence of `int`: `{found}`"
+        ));
+    };
+    let found = item.repr().map_or_else(|_| String::new(), |repr| repr.to_string());
+    if error.is_instance_of::<PyOverflowError>(value.py()) {
+        return out_of_range(&found);
+    }
+    Failure::type_error(format!("token ids must be whole numbers: `{found}`"))
 }
 
 fn from_view(view: &Bound<'_, PyMemoryView>) -> Result<Vec<u32>, Failure> {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Failure;
+use crate::reason::reason;
 
 /// Dicts, lists, numbers and texts for a value of the core.
 pub(crate) fn to_python<'py>(py: Python<'py>, value: &impl Serialize) -> PyResult<Bound<'py, PyAny>> {
@@ -24,10 +25,6 @@ pub(crate) fn from_python<T: DeserializeOwned>(
 ) -> Result<T, Failure> {
     static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let text = DUMPS.import(value.py(), "json", "dumps")?.call1((value,))?;
-    serde_json::from_str(text.extract()?).map_err(|error| {
-        let message = error.to_string();
-        // The place in a text that the caller never saw says nothing.
-        let reason = message.rsplit_once(" at line ").map_or(&*message, |(reason, _)| reason);
-        invalid(reason.to_owned()).into()
-    })
+    let text: &str = text.extract()?;
+    serde_json::from_str(text).map_err(|error| invalid(reason(text, &error)).into())
 }

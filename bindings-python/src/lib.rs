@@ -22,6 +22,8 @@ mod functions;
 mod interpreter;
 mod json;
 mod kv_events;
+mod number;
+mod reason;
 mod request;
 mod route;
 mod scheduler;

@@ -8,6 +8,7 @@ use pyo3::types::PyBytes;
 use crate::buffer::{Buffer, TokenIds};
 use crate::error::Failure;
 use crate::interpreter::lend;
+use crate::number::optional;
 
 /// One request to be routed.
 ///
@@ -50,6 +51,20 @@ impl Options {
     }
 }
 
+/// Names in a list or another sequence; one text is none.
+struct Names(Vec<String>);
+
+impl<'py> FromPyObject<'_, 'py> for Names {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        value.extract().map(Self).map_err(|_| {
+            let found = value.repr().map_or_else(|_| String::new(), |repr| repr.to_string());
+            Failure::type_error(format!("subset must be a list of `str`: `{found}`")).into()
+        })
+    }
+}
+
 #[pymethods]
 impl Request {
     #[new]
@@ -64,9 +79,9 @@ impl Request {
         adapter: Option<String>,
         cache_salt: Option<String>,
         session: Option<String>,
-        priority: Option<i32>,
+        priority: Option<&Bound<'_, PyAny>>,
         stream: Option<bool>,
-        subset: Option<Vec<String>>,
+        subset: Option<Names>,
         explain: Option<bool>,
     ) -> Result<Self, Failure> {
         let mut request = match (text, tokens) {
@@ -75,6 +90,7 @@ impl Request {
             (None, None) => p3sched::Request::from_text(model, ""),
             (Some(_), Some(_)) => return Err(Failure::type_error("give either `text` or `tokens`")),
         };
+        let (priority, subset) = (optional("priority", priority)?, subset.map(|Names(names)| names));
         Options { adapter, cache_salt, session, priority, stream, subset, explain }.apply(&mut request);
         Ok(Self(request))
     }
@@ -104,12 +120,13 @@ impl Request {
         adapter: Option<String>,
         cache_salt: Option<String>,
         session: Option<String>,
-        priority: Option<i32>,
-        subset: Option<Vec<String>>,
+        priority: Option<&Bound<'_, PyAny>>,
+        subset: Option<Names>,
         explain: Option<bool>,
     ) -> Result<Self, Failure> {
         let mut request = lend(py, body.len(), || p3sched::Request::from_body(path, &body))?;
         let stream = None;
+        let (priority, subset) = (optional("priority", priority)?, subset.map(|Names(names)| names));
         Options { adapter, cache_salt, session, priority, stream, subset, explain }.apply(&mut request);
         Ok(Self(request))
     }

@@ -11,6 +11,7 @@ use crate::error::Failure;
 use crate::interpreter::lend;
 use crate::json;
 use crate::kv_events::with_batch;
+use crate::number::{optional, time, whole};
 use crate::request::Request;
 use crate::route::Route;
 
@@ -104,9 +105,9 @@ impl Scheduler {
         &self,
         py: Python<'_>,
         request: &Bound<'_, Request>,
-        now: Option<u64>,
+        now: Option<&Bound<'_, PyAny>>,
     ) -> Result<Decision, Failure> {
-        let (request, now) = (request.get(), now.unwrap_or_else(clock::now));
+        let (request, now) = (request.get(), time(now)?);
         Ok(Decision::new(lend(py, request.size(), || self.core.pick(&request.0, now))?))
     }
 
@@ -121,9 +122,9 @@ impl Scheduler {
         path: &str,
         body: Buffer,
         explain: Option<bool>,
-        now: Option<u64>,
+        now: Option<&Bound<'_, PyAny>>,
     ) -> Result<Decision, Failure> {
-        Ok(Decision::new(self.pick_body(py, path, &body, explain, now.unwrap_or_else(clock::now))?))
+        Ok(Decision::new(self.pick_body(py, path, &body, explain, time(now)?)?))
     }
 
     /// Picks like ``pick_body`` and completes by itself at the end of a ``with`` statement, as a failure if an exception
@@ -166,9 +167,9 @@ impl Scheduler {
         &self,
         py: Python<'_>,
         request: &Bound<'_, Request>,
-        now: Option<u64>,
+        now: Option<&Bound<'_, PyAny>>,
     ) -> Result<Decision, Failure> {
-        let (request, now) = (request.get(), now.unwrap_or_else(clock::now));
+        let (request, now) = (request.get(), time(now)?);
         Ok(Decision::new(lend(py, request.size(), || self.core.explain(&request.0, now))?))
     }
 
@@ -176,8 +177,8 @@ impl Scheduler {
     ///
     /// Raises ``UnknownRequest`` if no pick of this scheduler handed out this id.
     #[pyo3(signature = (id, *, now=None))]
-    fn first_token(&self, id: u64, now: Option<u64>) -> Result<(), Failure> {
-        Ok(self.core.first_token(id, now.unwrap_or_else(clock::now))?)
+    fn first_token(&self, id: &Bound<'_, PyAny>, now: Option<&Bound<'_, PyAny>>) -> Result<(), Failure> {
+        Ok(self.core.first_token(whole("id", id)?, time(now)?)?)
     }
 
     /// Reports the end of a request. A second report changes nothing.
@@ -191,17 +192,20 @@ impl Scheduler {
     ))]
     fn complete(
         &self,
-        id: u64,
+        id: &Bound<'_, PyAny>,
         success: Option<bool>,
-        prompt_tokens: Option<u32>,
-        completion_tokens: Option<u32>,
-        cached_tokens: Option<u32>,
+        prompt_tokens: Option<&Bound<'_, PyAny>>,
+        completion_tokens: Option<&Bound<'_, PyAny>>,
+        cached_tokens: Option<&Bound<'_, PyAny>>,
         served_by: Option<String>,
-        now: Option<u64>,
+        now: Option<&Bound<'_, PyAny>>,
     ) -> Result<(), Failure> {
         let success = success.unwrap_or(Outcome::success().success);
+        let prompt_tokens = optional("prompt_tokens", prompt_tokens)?;
+        let completion_tokens = optional("completion_tokens", completion_tokens)?;
+        let cached_tokens = optional("cached_tokens", cached_tokens)?;
         let outcome = Outcome { success, prompt_tokens, completion_tokens, cached_tokens, served_by };
-        Ok(self.core.complete(id, outcome, now.unwrap_or_else(clock::now))?)
+        Ok(self.core.complete(whole("id", id)?, outcome, time(now)?)?)
     }
 
     /// Reads an engine's metrics page (Prometheus text) for an endpoint.
@@ -213,9 +217,9 @@ impl Scheduler {
         py: Python<'_>,
         endpoint: &str,
         page: Buffer,
-        now: Option<u64>,
+        now: Option<&Bound<'_, PyAny>>,
     ) -> Result<(), Failure> {
-        let now = now.unwrap_or_else(clock::now);
+        let now = time(now)?;
         Ok(lend(py, page.len(), || self.core.ingest_metrics(endpoint, &page, now))?)
     }
 
@@ -223,17 +227,27 @@ impl Scheduler {
     ///
     /// Raises ``InvalidMetrics`` for an unknown field, ``UnknownEndpoint`` if there is no such endpoint.
     #[pyo3(signature = (endpoint, metrics, *, now=None))]
-    fn observe(&self, endpoint: &str, metrics: &Bound<'_, PyAny>, now: Option<u64>) -> Result<(), Failure> {
+    fn observe(
+        &self,
+        endpoint: &str,
+        metrics: &Bound<'_, PyAny>,
+        now: Option<&Bound<'_, PyAny>>,
+    ) -> Result<(), Failure> {
         let metrics = json::from_python(metrics, Error::InvalidMetrics)?;
-        Ok(self.core.observe(endpoint, metrics, now.unwrap_or_else(clock::now))?)
+        Ok(self.core.observe(endpoint, metrics, time(now)?)?)
     }
 
     /// Reports the load that an engine sent with a response (header ``endpoint-load-metrics``) for an endpoint.
     ///
     /// Raises ``InvalidMetrics`` if the header cannot be read, ``UnknownEndpoint`` if there is no such endpoint.
     #[pyo3(signature = (endpoint, value, *, now=None))]
-    fn ingest_load_header(&self, endpoint: &str, value: &str, now: Option<u64>) -> Result<(), Failure> {
-        Ok(self.core.ingest_load_header(endpoint, value, now.unwrap_or_else(clock::now))?)
+    fn ingest_load_header(
+        &self,
+        endpoint: &str,
+        value: &str,
+        now: Option<&Bound<'_, PyAny>>,
+    ) -> Result<(), Failure> {
+        Ok(self.core.ingest_load_header(endpoint, value, time(now)?)?)
     }
 
     /// Takes note that a scrape of an endpoint failed: ``"unreachable"`` if nobody listens, ``"failed"`` if there was no
@@ -245,10 +259,10 @@ impl Scheduler {
         &self,
         endpoint: &str,
         failure: &Bound<'_, PyAny>,
-        now: Option<u64>,
+        now: Option<&Bound<'_, PyAny>>,
     ) -> Result<(), Failure> {
         let failure = json::from_python(failure, Error::InvalidMetrics)?;
-        Ok(self.core.scrape_failed(endpoint, failure, now.unwrap_or_else(clock::now))?)
+        Ok(self.core.scrape_failed(endpoint, failure, time(now)?)?)
     }
 
     /// Applies one KV event of an endpoint's engine, as a dict, outside of any numbered stream.
@@ -272,10 +286,10 @@ impl Scheduler {
         &self,
         endpoint: &str,
         event: &Bound<'_, PyAny>,
-        now: Option<u64>,
+        now: Option<&Bound<'_, PyAny>>,
     ) -> Result<(), Failure> {
         let event = json::from_python(event, Error::InvalidKvEvent)?;
-        Ok(self.core.apply_kv_event(endpoint, &event, now.unwrap_or_else(clock::now))?)
+        Ok(self.core.apply_kv_event(endpoint, &event, time(now)?)?)
     }
 
     /// Applies a batch of the numbered stream of an engine: a ``KvEventBatch``, or a dict of the same fields.
@@ -291,9 +305,9 @@ impl Scheduler {
         py: Python<'py>,
         endpoint: &str,
         batch: &Bound<'py, PyAny>,
-        now: Option<u64>,
+        now: Option<&Bound<'_, PyAny>>,
     ) -> Result<Bound<'py, PyAny>, Failure> {
-        let now = now.unwrap_or_else(clock::now);
+        let now = time(now)?;
         let outcome = with_batch(batch, |batch| Ok(self.core.apply_kv_batch(endpoint, batch, now)?))?;
         Ok(json::to_python(py, &outcome)?)
     }
@@ -301,8 +315,13 @@ impl Scheduler {
     /// Goes on after missing batches that cannot be replayed: forgets what the rank holds and expects the batch ``next``.
     ///
     /// Raises ``UnknownEndpoint`` if there is no such endpoint.
-    fn resume_kv_events(&self, endpoint: &str, rank: u32, next: u64) -> Result<(), Failure> {
-        Ok(self.core.resume_kv_events(endpoint, rank, next)?)
+    fn resume_kv_events(
+        &self,
+        endpoint: &str,
+        rank: &Bound<'_, PyAny>,
+        next: &Bound<'_, PyAny>,
+    ) -> Result<(), Failure> {
+        Ok(self.core.resume_kv_events(endpoint, whole("rank", rank)?, whole("next", next)?)?)
     }
 
     /// The prefix index and the learned rates as bytes, for ``restore`` after a restart.
@@ -319,8 +338,12 @@ impl Scheduler {
 
     /// A picture of the scheduler for metrics and dashboards, as a plain dict.
     #[pyo3(signature = (*, now=None))]
-    fn stats<'py>(&self, py: Python<'py>, now: Option<u64>) -> PyResult<Bound<'py, PyAny>> {
-        json::to_python(py, &self.core.stats(now.unwrap_or_else(clock::now)))
+    fn stats<'py>(
+        &self,
+        py: Python<'py>,
+        now: Option<&Bound<'_, PyAny>>,
+    ) -> Result<Bound<'py, PyAny>, Failure> {
+        Ok(json::to_python(py, &self.core.stats(time(now)?))?)
     }
 
     fn __repr__(&self) -> String {

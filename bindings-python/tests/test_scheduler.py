@@ -5,6 +5,7 @@ import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,11 @@ from p3sched import Decision, Request, Scheduler, errors
 
 BODY = json.dumps({"model": "llama", "messages": [{"role": "user", "content": "Tell me about the sea. " * 30}]}).encode()
 CHAT = "/v1/chat/completions"
+RANGES = {
+    "u32": "must be a whole number from 0 to 4294967295",
+    "u64": "must be a whole number from 0 to 18446744073709551615",
+    "i32": "must be a whole number from -2147483648 to 2147483647",
+}
 
 
 def scheduler_of(*names: str) -> Scheduler:
@@ -36,7 +42,7 @@ def test_configurations() -> None:
     [
         ("no-such", "invalid configuration: unknown preset `no-such`, expected one of: default, "),
         ({"sed": 1}, "invalid configuration: unknown field `sed`, expected one of "),
-        ({"seed": -1}, "invalid configuration: invalid value: integer `-1`, expected u64"),
+        ({"seed": -1}, "invalid configuration: seed must be a whole number from 0: `-1`"),
         ({"block_size_tokens": 0}, "invalid configuration: block_size_tokens must be 1 to 1024: `0`"),
     ],
 )
@@ -52,6 +58,44 @@ def test_a_configuration_of_another_type_is_a_type_error() -> None:
         Scheduler(7)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         Scheduler(seed=object())  # type: ignore[arg-type]
+
+
+NAN = float("nan")
+INFINITY = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("call", "exception", "message"),
+    [
+        (lambda s: Request("m", subset="abc"), TypeError, "subset must be a list of `str`: `'abc'`"),
+        (lambda s: Request("m", subset=["a", 5]), TypeError, "subset must be a list of `str`: `['a', 5]`"),  # type: ignore[list-item]
+        (lambda s: Request("m", priority=1 << 40), ValueError, f"priority {RANGES['i32']}: `1099511627776`"),
+        (lambda s: Request("m", priority=1.5), TypeError, f"priority {RANGES['i32']}: `1.5`"),  # type: ignore[arg-type]
+        (lambda s: Request("m", tokens="abc"), TypeError, "a buffer of whole numbers or a sequence of `int`: `<class 'str'>`"),  # type: ignore[arg-type]
+        (lambda s: Request("m", tokens=[1, "a"]), TypeError, "token ids must be whole numbers: `'a'`"),  # type: ignore[list-item]
+        (lambda s: Request("m", tokens=[1, -2]), ValueError, "token ids must be 0 to 4294967295: `-2`"),
+        (lambda s: s.complete(1, cached_tokens=-1), ValueError, f"cached_tokens {RANGES['u32']}: `-1`"),
+        (lambda s: s.complete(1, prompt_tokens=1 << 32), ValueError, f"prompt_tokens {RANGES['u32']}: `4294967296`"),
+        (lambda s: s.complete("x"), TypeError, f"id {RANGES['u64']}: `'x'`"),
+        (lambda s: s.first_token(None), TypeError, f"id {RANGES['u64']}: `None`"),
+        (lambda s: s.stats(now=-1), ValueError, f"now {RANGES['u64']}: `-1`"),
+        (lambda s: s.resume_kv_events("a:1", -1, 0), ValueError, f"rank {RANGES['u32']}: `-1`"),
+        (lambda s: s.resume_kv_events("a:1", 0, -1), ValueError, f"next {RANGES['u64']}: `-1`"),
+        (lambda s: s.observe("a:1", {"waiting_requests": NAN}), ValueError, "waiting_requests must be a finite number: `nan`"),
+        (lambda s: s.observe("a:1", {"waiting_requests": INFINITY}), ValueError, "waiting_requests must be a finite number: `inf`"),
+        (lambda s: s.observe("a:1", {"waiting_requests": -INFINITY}), ValueError, "waiting_requests must be a finite number: `-inf`"),
+        (lambda s: s.observe("a:1", {"waiting_requests": "x"}), ValueError, "waiting_requests must be a number: `x`"),
+        (lambda s: s.observe("a:1", 5), ValueError, "expected names and values of metrics: `5`"),
+        (lambda s: s.scrape_failed("a:1", 5), ValueError, "expected a string: `5`"),
+        (lambda s: s.add_endpoint({"name": "a", "labels": []}), ValueError, "labels must be a dict: `list`"),
+        (lambda s: s.add_endpoint({"name": 5}), ValueError, "name must be a string: `5`"),
+        (lambda s: Scheduler({"fallbacks": 1.5}), ValueError, "fallbacks must be a whole number from 0: `1.5`"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_wrong_is_named_as_python_names_it(call: Any, exception: type[Exception], message: str) -> None:
+    with pytest.raises(exception) as raised:
+        call(scheduler_of("a:1"))
+    assert str(raised.value).endswith(message)
 
 
 def test_every_exception_has_its_code() -> None:
@@ -207,7 +251,7 @@ def test_reports_about_unknown_requests() -> None:
         scheduler.first_token(7)
     with pytest.raises(LookupError):
         scheduler.complete(7, success=False)
-    with pytest.raises(OverflowError):
+    with pytest.raises(p3sched.InvalidRequest, match="id must be a whole number from 0 to 18446744073709551615: `-1`"):
         scheduler.complete(-1)
 
 
