@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import { Scheduler } from '../index.js';
 
@@ -73,4 +74,27 @@ test('every call of the session has the result that it has in every language', (
     assert.deepEqual(outcome, expected, `line ${index + 1}: ${line}`);
   });
   assert.ok(lines.length > 900);
+});
+
+test('a body without options is picked for as one with options', () => {
+  const native = createRequire(import.meta.url)('../native.js');
+  const schedulers = [0, 1].map(() => new native.Scheduler({ fallbacks: 1 }));
+  const endpoints = Array.from({ length: 4 }, (_, n) => `10.0.0.${n}:8000`);
+  schedulers.forEach((scheduler) => scheduler.setEndpoints(endpoints));
+  const [plain, withOptions] = schedulers;
+  const pickBody = plain.bodyPicker();
+  const numbers = new Float64Array(3);
+  let warm = 0;
+  for (let call = 0; call < 400; call += 1) {
+    const now = call * 5e7;
+    const prompt = `conversation ${(call * call) % 23} `.repeat(60) + call;
+    const body = Buffer.from(JSON.stringify({ model: 'llama', prompt }));
+    const names = pickBody('/v1/completions', body, numbers, now);
+    const answer = [names, ...numbers];
+    assert.deepEqual(answer, withOptions.pickBodyWith('/v1/completions', body, {}, now).slice(0, 4), `call ${call}`);
+    if (call % 3 > 0) schedulers.forEach((scheduler) => scheduler.complete(numbers[0], { success: true }, now + 1e7));
+    warm += Number(numbers[1] > 0);
+  }
+  assert.ok(warm > 300);
+  assert.deepEqual(plain.stats(3e10), withOptions.stats(3e10));
 });

@@ -20,6 +20,7 @@ def test_session() -> None:
         call = json.loads(line)
         expected = {key: call.pop(key) for key in ("result", "error") if key in call}
         assert player.play(call) == expected, f"line {number}: {line}"
+    assert player.picked_bodies > 50
 
 
 class Player:
@@ -27,6 +28,7 @@ class Player:
 
     scheduler: Scheduler
     saved: bytes
+    picked_bodies = 0
 
     def play(self, call: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -39,6 +41,10 @@ class Player:
         if op == "new":
             self.scheduler = Scheduler(arguments["config"])
             return None
+        if op == "pick" and arguments["request"].keys() <= {"path", "body", "explain"} and "path" in arguments["request"]:
+            fields = {**arguments["request"], "body": arguments["request"].get("body", "").encode()}
+            self.picked_bodies += 1
+            return self.scheduler.pick_body(**fields, now=arguments["now"]).to_dict()
         if op in ("pick", "explain"):
             decision = getattr(self.scheduler, op)(request_of(**arguments["request"]), now=arguments["now"])
             return decision.to_dict()
