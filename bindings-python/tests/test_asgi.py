@@ -112,6 +112,17 @@ def test_a_fallback_that_served_is_reported() -> None:
     assert run(application, Client(BODY))["counters"]["served_elsewhere"] == 1
 
 
+def test_a_name_of_another_type_leaves_no_booking(caplog: pytest.LogCaptureFixture) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["p3sched.served_by"] = 5
+        await begin(send)
+        await send({"type": "http.response.body", "body": USAGE})
+
+    stats = run(application, Client(BODY))
+    assert (stats["requests_in_flight"], stats["counters"]["completed_requests"]) == (0, 1)
+    assert "p3sched.served_by must be a str: `5`" in caplog.text
+
+
 def test_a_disconnect_completes() -> None:
     scheduler = Scheduler()
     scheduler.add_endpoint("a:1")

@@ -9,6 +9,7 @@
 """
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -19,6 +20,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_log = logging.getLogger("p3sched.asgi")
 
 SCOPE_KEY = "p3sched"
 """Where the application finds the ``Decision``: ``scope[SCOPE_KEY]``, ``request.scope[SCOPE_KEY]`` in Starlette."""
@@ -147,6 +150,9 @@ class _Exchange:
         """Reports the end, whatever it is; of several reports the first counts."""
         success = self._has_ended and 200 <= self._status < 400
         served_by = self._scope.get(SERVED_BY_KEY)
+        if served_by is not None and not isinstance(served_by, str):
+            _log.warning("%s must be a str: `%r`", SERVED_BY_KEY, served_by)
+            served_by = None
         self._scheduler.complete(self._id, success=success, served_by=served_by, **self._usage.finish())
 
 
