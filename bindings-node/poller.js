@@ -4,6 +4,9 @@
 
 const { setTimeout: sleep } = require('node:timers/promises');
 
+/** The largest page that is read; real ones are under 100 kB. */
+const MAX_PAGE_BYTES = 8 * 1024 * 1024;
+
 const NEVER = new AbortController().signal;
 
 async function pollMetrics(scheduler, options = {}) {
@@ -39,12 +42,21 @@ async function poll(scheduler, name, state, options) {
     if (signal.aborted || error.code === 'UnknownEndpoint') return;
     state.failures += 1;
     noteFailure(scheduler, name, error);
-    onError(name, error);
+    void tell(onError, name, error);
   } finally {
     state.busy = false;
     // The loop's own period is the one of an endpoint that answers.
     const delay = state.failures > 0 ? Math.min(intervalMs * 2 ** state.failures, maxIntervalMs) : 0;
     state.due = Date.now() + delay;
+  }
+}
+
+/** An error of the listener is no reason for the polling, or the process, to end. */
+async function tell(onError, name, error) {
+  try {
+    await onError(name, error);
+  } catch (thrown) {
+    process.emitWarning(`onError of pollMetrics has thrown: ${thrown}`);
   }
 }
 
@@ -59,7 +71,21 @@ async function fetchPage(name, options) {
     await response.body?.cancel();
     throw Object.assign(new Error(`unexpected status: \`${response.status}\``), { code: 'InvalidMetrics' });
   }
-  return new Uint8Array(await response.arrayBuffer());
+  return read(response);
+}
+
+async function read(response) {
+  const chunks = [];
+  let size = 0;
+  for await (const chunk of response.body ?? []) {
+    size += chunk.length;
+    if (size > MAX_PAGE_BYTES) {
+      const message = `a page must have bytes at most: \`${MAX_PAGE_BYTES}\``;
+      throw Object.assign(new Error(message), { code: 'InvalidMetrics' });
+    }
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks, size);
 }
 
 /** An engine that answers with something else than metrics is alive; one that refuses the connection is not. */

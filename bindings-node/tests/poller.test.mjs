@@ -96,3 +96,34 @@ test('address and fetch can be replaced', { timeout: 20_000 }, async (t) => {
   await until(scheduler, 'engine:8000', ({ waitingRequests }) => waitingRequests === 7);
   assert.deepEqual(asked[0], ['https://engine:8000/m', true]);
 });
+
+test('a page beyond the limit is not read to its end', { timeout: 20_000 }, async (t) => {
+  const scheduler = new Scheduler();
+  const name = await engine(t, (request, response) => {
+    const chunk = Buffer.alloc(1024 * 1024, '#');
+    const more = () => response.write(chunk, (error) => { if (!error && !response.destroyed) more(); });
+    more();
+  });
+  scheduler.addEndpoint(name);
+  const errors = [];
+  start(t, scheduler, { onError: (_, { message }) => errors.push(message) });
+  while (errors.length < 1) await sleep(5);
+  assert.equal(errors[0], 'a page must have bytes at most: `8388608`');
+  await until(scheduler, name, ({ reachable }) => reachable);
+});
+
+test('an error of the listener ends nothing', { timeout: 20_000 }, async (t) => {
+  const scheduler = new Scheduler();
+  const name = await engine(t, (_, response) => response.writeHead(500).end());
+  scheduler.addEndpoint(name);
+  const warning = once(process, 'warning');
+  let calls = 0;
+  start(t, scheduler, {
+    onError: () => {
+      calls += 1;
+      throw new Error('of the listener');
+    },
+  });
+  while (calls < 2) await sleep(5);
+  assert.match((await warning)[0].message, /onError of pollMetrics has thrown: Error: of the listener/);
+});
