@@ -17,7 +17,8 @@ pub(crate) fn within<T: TryFrom<i64> + PartialOrd + Display>(
     let is_whole = number.fract() == 0.0 && (-SAFE..=SAFE).contains(&number);
     let whole = is_whole.then_some(number as i64).and_then(|whole| T::try_from(whole).ok());
     whole.filter(|whole| (&low..=&high).contains(&whole)).ok_or_else(|| {
-        Error::InvalidRequest(format!("{name} must be a whole number from {low} to {high}: `{number}`"))
+        let found = number.to_string().replace("inf", "Infinity");
+        Error::InvalidRequest(format!("{name} must be a whole number from {low} to {high}: `{found}`"))
     })
 }
 

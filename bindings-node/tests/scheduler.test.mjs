@@ -156,7 +156,7 @@ test('numbers that do not fit are refused, and named', () => {
   const picker = scheduler();
   const whole = (name, high, value, low = 0) => ({ code: 'InvalidRequest', message: `invalid request: ${name} must be a whole number from ${low} to ${high}: \`${value}\`` });
   const [INT32, UINT32, SAFE] = [2 ** 31 - 1, 2 ** 32 - 1, Number.MAX_SAFE_INTEGER];
-  for (const priority of [1.5, 2 ** 40, -(2 ** 31) - 1, Number.NaN]) {
+  for (const priority of [1.5, 2 ** 40, -(2 ** 31) - 1, Number.NaN, -Infinity]) {
     assert.throws(() => picker.pick({ prompt: 'Hi', priority }), whole('priority', INT32, priority, -(2 ** 31)));
   }
   for (const priority of [-(2 ** 31), 2 ** 31 - 1]) assert.equal(picker.explain({ prompt: 'Hi', priority }).id, 0);
