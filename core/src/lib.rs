@@ -20,7 +20,7 @@
 //! 4. [`filter`], [`scorer`] and [`picker`], put together by a [`profile`].
 //! 5. [`Decision`], with its [`Explanation`] when asked for. [`usage`] reads from the answer what really was cached.
 //!
-//! [`Scheduler`] is the pipeline, [`SchedulerConfig`] and its [`preset`]s set it up, [`Error`] says what went wrong.
+//! [`gateway`] has the names that proxies and endpoint pickers agree on. [`Scheduler`] is the pipeline, [`SchedulerConfig`] and its [`preset`]s set it up, [`Error`] says what went wrong.
 //!
 //! # Example
 //!
@@ -58,6 +58,7 @@ pub mod decision;
 pub mod endpoint;
 mod error;
 pub mod filter;
+pub mod gateway;
 pub mod kv_event;
 pub mod openai;
 pub mod picker;

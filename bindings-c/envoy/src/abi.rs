@@ -9,8 +9,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 
 use crate::gateway::{Counter, Gateway, PICK_TIME, Side};
-use crate::headers::{DROPPED_REASON, SUBSET, SUBSET_NAMESPACE, subset_entries};
-use crate::refusal::Refusal;
+use p3sched::gateway::{DROPPED_REASON, Refusal, SUBSET, SUBSET_NAMESPACE, subset_entries};
 
 /// `envoy_dynamic_module_type_envoy_buffer` and `…_module_buffer`.
 #[repr(C)]

@@ -1,6 +1,6 @@
 //! What a request's state machine asks of the proxy and tells it, during one of its hooks.
 
-use crate::refusal::Refusal;
+use p3sched::gateway::Refusal;
 
 /// Whose headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

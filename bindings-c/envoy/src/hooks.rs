@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use crate::abi::{Buffer, ConfigHandle, FilterHandle, Header, LogLevel, StatIds, log};
 use crate::clock;
 use crate::gateway::{Counter, Gateway};
-use crate::headers::{DESTINATION, ResponseHead};
 use crate::metronome::Metronome;
 use crate::router::Router;
 use crate::scrape::{Call, Purpose, Reply, Report, Scraper};
 use crate::settings::Settings;
 use crate::stream::{Flow, RequestStream};
+use p3sched::gateway::{DESTINATION, ResponseHead};
 
 type Env = *mut c_void;
 

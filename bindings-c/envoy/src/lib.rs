@@ -4,7 +4,7 @@
 //!
 //! 1. [`settings`]: what the filter is told, as JSON in Envoy's configuration;
 //! 2. `hooks`: the functions that Envoy calls; no panic leaves them;
-//! 3. [`headers`]: what is read from the headers;
+//! 3. [`p3sched::gateway`]: what is read from the headers, what a refused client is told;
 //! 4. [`stream`]: one request's state machine, free of Envoy's types; [`gateway`] is what it asks of Envoy;
 //! 5. [`router`]: the one scheduler of a filter configuration, shared by all workers;
 //! 6. [`scrape`] and [`discovery`]: the engines' metrics and the cluster's endpoints, fetched through Envoy's own clusters,
@@ -19,11 +19,9 @@ mod abi;
 pub mod clock;
 pub mod discovery;
 pub mod gateway;
-pub mod headers;
 #[cfg(not(test))]
 mod hooks;
 pub mod metronome;
-pub mod refusal;
 pub mod router;
 pub mod scrape;
 pub mod settings;

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
+use p3sched::gateway::{Refusal, RequestHead};
 use p3sched::{Decision, Error, Outcome, Request, Scheduler};
 
-use crate::headers::RequestHead;
-use crate::refusal::Refusal;
 use crate::settings::{FailureMode, Settings};
 
 /// What happens to a request.
@@ -73,8 +72,6 @@ impl Router {
     ///
     /// A subset hint is always obeyed: such a request is never left to Envoy's load balancer.
     pub fn pick(&self, head: &RequestHead, body: Option<&[u8]>, subset: Option<Vec<String>>) -> Verdict {
-        #[cfg(debug_assertions)]
-        panic_if_asked(head);
         let mut request = match body {
             Some(body) if !head.opaque_body => match Request::from_body(&head.path, body) {
                 Ok(request) => request,
@@ -109,13 +106,5 @@ impl Router {
     pub fn complete(&self, pick: &Pick, outcome: Outcome) {
         // As above.
         let _ = self.scheduler.complete(pick.id, outcome, self.now());
-    }
-}
-
-#[cfg(debug_assertions)]
-#[expect(clippy::panic, reason = "tests see what a mistake in this module does")]
-fn panic_if_asked(head: &RequestHead) {
-    if head.panics {
-        panic!("a panic was asked for");
     }
 }

@@ -7,13 +7,12 @@
 
 use std::borrow::Cow;
 
+use p3sched::gateway::{DESTINATION, DESTINATION_NAMESPACE, Refusal, RequestHead, ResponseHead};
 use p3sched::usage::UsageScanner;
 use p3sched::{Decision, Outcome};
 
 use crate::clock;
 use crate::gateway::{Counter, Gateway, Side};
-use crate::headers::{DESTINATION, DESTINATION_NAMESPACE, EXPLANATION_NAMESPACE, RequestHead, ResponseHead};
-use crate::refusal::Refusal;
 use crate::router::{Pick, Router, Verdict};
 use crate::settings::PickTo;
 
@@ -48,6 +47,9 @@ struct Response {
     scanner: Option<UsageScanner>,
     served_by: Option<String>,
 }
+
+/// Metadata namespace of the explanation.
+const EXPLANATION_NAMESPACE: &str = "p3sched";
 
 /// One request, from its headers to the end of its response.
 #[derive(Debug)]
@@ -172,10 +174,12 @@ impl RequestStream {
             self.phase = Phase::Settled;
             return Flow::Continue;
         }
-        self.refuse(gateway, &Refusal::internal())
+        self.refuse(gateway, &Refusal::internal(500))
     }
 
     fn settle_on_body(&mut self, gateway: &mut impl Gateway, router: &Router) -> Flow {
+        #[cfg(debug_assertions)]
+        panic_if_asked(gateway);
         let started = clock::now();
         let (subset, body) = (gateway.subset_hint(), joined(gateway.request_body()));
         let verdict = router.pick(&self.head, Some(&*body).filter(|body| !body.is_empty()), subset);
@@ -184,6 +188,8 @@ impl RequestStream {
     }
 
     fn settle(&mut self, gateway: &mut impl Gateway, router: &Router, body: Option<&[u8]>) -> Flow {
+        #[cfg(debug_assertions)]
+        panic_if_asked(gateway);
         let started = clock::now();
         let verdict = router.pick(&self.head, body, gateway.subset_hint());
         self.apply(verdict, gateway, router, started)
@@ -261,6 +267,14 @@ fn destination(decision: &Decision) -> Cow<'_, str> {
         destination.push_str(fallback);
     }
     Cow::Owned(destination)
+}
+
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "tests see what a mistake in this module does")]
+fn panic_if_asked(gateway: &impl Gateway) {
+    if gateway.headers(Side::Request).any(|(name, _)| name == b"x-p3sched-panic") {
+        panic!("a panic was asked for");
+    }
 }
 
 fn explain(gateway: &mut impl Gateway, decision: &Decision) {

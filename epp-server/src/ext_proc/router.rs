@@ -4,18 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use p3sched::{Decision, Error, Outcome, Request};
+use p3sched::gateway::{Refusal, RequestHead};
+use p3sched::{Decision, Outcome, Request};
 
-use super::headers::RequestHead;
 use crate::admin::metrics::{Metrics, ModelMetrics, Served};
 use crate::admin::recorder::{PickContext, RecordedPick, Recorder};
 use crate::clock;
 use crate::discovery::Pool;
-
-/// Value of the dropped-reason header when no endpoint can serve the request.
-const NO_ENDPOINTS: &str = "rejected-no-endpoints";
-/// Value of the dropped-reason header when this server has too much to do.
-const SATURATED: &str = "rejected-saturated";
 
 /// What was seen of a request when the pick is due.
 #[derive(Debug)]
@@ -41,72 +36,6 @@ pub struct Pick {
     first_token: Option<u64>,
     recorded: RecordedPick,
     model: Arc<ModelMetrics>,
-}
-
-/// A request that gets an answer from the picker instead of from an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// HTTP status.
-    pub status: u16,
-    /// Name of the kind of refusal, as clients and dashboards know it.
-    pub code: &'static str,
-    /// What is wrong and what would be right.
-    pub message: String,
-    /// Value of the dropped-reason response header.
-    pub reason: Option<&'static str>,
-}
-
-impl Refusal {
-    /// The body that the client sees.
-    pub fn body(&self) -> String {
-        format!("inference error: {} - {}", self.code, self.message)
-    }
-
-    /// 413: the request body is larger than the configured limit in bytes.
-    pub fn payload_too_large(limit: usize) -> Self {
-        Self::new(
-            413,
-            "PayloadTooLarge",
-            format!("request body is larger than the limit of bytes: `{limit}`"),
-        )
-    }
-
-    /// 408: the request body did not end within the deadline in nanoseconds.
-    pub fn request_timeout(deadline: u64) -> Self {
-        let seconds = deadline as f64 / 1e9;
-        Self::new(408, "RequestTimeout", format!("request body did not end within seconds: `{seconds}`"))
-    }
-
-    /// 429: as many requests as configured are in flight.
-    pub fn saturated(limit: usize) -> Self {
-        let message = format!("this picker serves its limit of concurrent requests: `{limit}`");
-        Self { reason: Some(SATURATED), ..Self::new(429, "InferencePoolResourceExhausted", message) }
-    }
-
-    /// 503: the scheduler broke; the log says where.
-    fn internal() -> Self {
-        Self::new(503, "ServiceUnavailable", "internal error of the endpoint picker".to_owned())
-    }
-
-    /// 429: the bodies that are gathered hold as many bytes as configured.
-    pub fn bodies_saturated(limit: usize) -> Self {
-        let message = format!("request bodies that are being received hold the limit of bytes: `{limit}`");
-        Self { reason: Some(SATURATED), ..Self::new(429, "InferencePoolResourceExhausted", message) }
-    }
-
-    fn from_error(error: &Error) -> Self {
-        match error {
-            Error::InvalidRequest(message) => Self::new(400, "BadRequest", message.clone()),
-            Error::NoEndpoints | Error::NoEligibleEndpoint { .. } => {
-                Self { reason: Some(NO_ENDPOINTS), ..Self::new(503, "ServiceUnavailable", error.to_string()) }
-            }
-            _ => Self::new(503, "ServiceUnavailable", error.to_string()),
-        }
-    }
-
-    fn new(status: u16, code: &'static str, message: String) -> Self {
-        Self { status, code, message, reason: None }
-    }
 }
 
 /// Puts requests to the scheduler and keeps its books.
@@ -177,7 +106,7 @@ impl Router {
                 (Some(id), endpoint, destination)
             }
             Ok(Err(error)) => self.pick_without_scheduler(&request, Refusal::from_error(&error))?,
-            Err(_panic) => self.pick_without_scheduler(&request, Refusal::internal())?,
+            Err(_panic) => self.pick_without_scheduler(&request, Refusal::internal(503))?,
         };
         if booking.is_none() {
             self.recorder.picked_without_scheduler(&endpoint, context, now);
@@ -310,8 +239,10 @@ mod tests {
 
     #[test]
     fn without_an_answer_of_the_scheduler_the_endpoints_take_turns() {
-        let refusal =
-            Refusal::from_error(&Error::NoEligibleEndpoint { filter: "reachable-filter", considered: 2 });
+        let refusal = Refusal::from_error(&p3sched::Error::NoEligibleEndpoint {
+            filter: "reachable-filter",
+            considered: 2,
+        });
         let router = router(true);
         let pick = |request: &Request| router.pick_without_scheduler(request, refusal.clone());
         let turns: Vec<String> = (0..3).map(|_| pick(&Request::default()).unwrap().2).collect();
@@ -325,7 +256,7 @@ mod tests {
 
     #[test]
     fn failing_open_can_be_switched_off() {
-        let refusal = Refusal::from_error(&Error::NoEndpoints);
+        let refusal = Refusal::from_error(&p3sched::Error::NoEndpoints);
         let pick = router(false).pick_without_scheduler(&Request::default(), refusal.clone());
         assert_eq!(pick.unwrap_err(), refusal);
     }
@@ -343,22 +274,5 @@ mod tests {
                 Err(refusal) => assert!(!fail_open && refusal.reason.is_none(), "{refusal:?}"),
             }
         }
-    }
-
-    #[test]
-    fn a_refusal_tells_the_client_its_kind_and_its_reason() {
-        let refusal = Refusal::from_error(&Error::NoEndpoints);
-        assert_eq!((refusal.status, refusal.reason), (503, Some(NO_ENDPOINTS)));
-        assert_eq!(
-            refusal.body(),
-            "inference error: ServiceUnavailable - no endpoints: add at least one before picking"
-        );
-        assert_eq!(Refusal::from_error(&Error::InvalidRequest("x".to_owned())).status, 400);
-        assert_eq!(Refusal::payload_too_large(10).status, 413);
-        assert_eq!(
-            Refusal::request_timeout(1_500_000_000).body(),
-            "inference error: RequestTimeout - request body did not end within seconds: `1.5`"
-        );
-        assert_eq!(Refusal::saturated(3).reason, Some(SATURATED));
     }
 }

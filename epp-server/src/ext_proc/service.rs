@@ -21,13 +21,16 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 use futures_core::Stream;
+use p3sched::gateway::{self, Refusal, RequestHead, ResponseHead};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::headers::{self, RequestHead, ResponseHead};
-use super::router::{Refusal, Router};
+use super::router::Router;
 use super::stream::{Answer, BodyMode, BodyModes, Hints, Limits, Message, RequestStream};
 use crate::clock;
+
+/// Envoy's attribute with the address of the host that answered.
+const UPSTREAM_ADDRESS: &str = "upstream.address";
 
 /// What the service may use for all its streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,10 +203,10 @@ fn read_message(request: processing_request::Request) -> Message {
     }
 }
 
-fn header_pairs(map: Option<&HeaderMap>) -> impl Iterator<Item = (&str, &[u8])> {
+fn header_pairs(map: Option<&HeaderMap>) -> impl Iterator<Item = (&[u8], &[u8])> {
     map.into_iter().flat_map(|map| &map.headers).map(|header| {
         let value = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
-        (header.key.as_str(), value)
+        (header.key.as_bytes(), value)
     })
 }
 
@@ -215,14 +218,14 @@ fn read_hints(message: &ProcessingRequest) -> Hints {
     let metadata = |namespace: &str, key: &str| {
         message.metadata_context.as_ref()?.filter_metadata.get(namespace)?.fields.get(key)?.kind.as_ref()
     };
-    let served_by = metadata(headers::DESTINATION_NAMESPACE, headers::DESTINATION_SERVED)
+    let served_by = metadata(gateway::DESTINATION_NAMESPACE, gateway::DESTINATION_SERVED)
         .or_else(|| {
             let attributes = message.attributes.values();
-            attributes.filter_map(|group| group.fields.get(headers::UPSTREAM_ADDRESS)).next()?.kind.as_ref()
+            attributes.filter_map(|group| group.fields.get(UPSTREAM_ADDRESS)).next()?.kind.as_ref()
         })
         .and_then(text)
         .map(str::to_owned);
-    let subset = metadata(headers::SUBSET_NAMESPACE, headers::SUBSET).map(subset_entries);
+    let subset = metadata(gateway::SUBSET_NAMESPACE, gateway::SUBSET).map(subset_entries);
     Hints { modes, subset, served_by }
 }
 
@@ -230,9 +233,9 @@ fn subset_entries(hint: &Kind) -> Vec<String> {
     match hint {
         Kind::ListValue(list) => {
             let entries = list.values.iter().filter_map(|value| text(value.kind.as_ref()?));
-            entries.flat_map(headers::subset_entries).collect()
+            entries.flat_map(|entry| gateway::subset_entries(entry.as_bytes())).collect()
         }
-        hint => text(hint).into_iter().flat_map(headers::subset_entries).collect(),
+        hint => text(hint).map(|entry| gateway::subset_entries(entry.as_bytes())).unwrap_or_default(),
     }
 }
 
@@ -251,7 +254,7 @@ fn write_answer(answer: Answer) -> ProcessingResponse {
             dynamic_metadata = destination.as_deref().map(destination_metadata);
             let mut response = destination.map(picked);
             if remove_forged {
-                let remove_headers = vec![headers::DESTINATION.to_owned()];
+                let remove_headers = vec![gateway::DESTINATION.to_owned()];
                 let header_mutation = Some(HeaderMutation { remove_headers, ..HeaderMutation::default() });
                 response = Some(CommonResponse { header_mutation, ..CommonResponse::default() });
             }
@@ -277,7 +280,7 @@ fn write_answer(answer: Answer) -> ProcessingResponse {
 
 fn picked(destination: String) -> CommonResponse {
     let mutation = HeaderMutation {
-        set_headers: vec![set_header(headers::DESTINATION, destination)],
+        set_headers: vec![set_header(gateway::DESTINATION, destination)],
         remove_headers: Vec::new(),
     };
     CommonResponse { header_mutation: Some(mutation), clear_route_cache: true, ..CommonResponse::default() }
@@ -297,8 +300,8 @@ fn set_header(name: &str, value: String) -> HeaderValueOption {
 
 fn destination_metadata(destination: &str) -> Struct {
     let value = Kind::StringValue(destination.to_owned());
-    let inner = Struct { fields: HashMap::from([entry(headers::DESTINATION, value)]) };
-    Struct { fields: HashMap::from([entry(headers::DESTINATION_NAMESPACE, Kind::StructValue(inner))]) }
+    let inner = Struct { fields: HashMap::from([entry(gateway::DESTINATION, value)]) };
+    Struct { fields: HashMap::from([entry(gateway::DESTINATION_NAMESPACE, Kind::StructValue(inner))]) }
 }
 
 fn entry(key: &str, kind: Kind) -> (String, Value) {
@@ -316,7 +319,7 @@ fn chunk(body: Bytes, end_of_stream: bool) -> BodyResponse {
 
 fn immediate(refusal: &Refusal) -> ImmediateResponse {
     let mut set_headers = vec![set_header("content-type", "text/plain".to_owned())];
-    set_headers.extend(refusal.reason.map(|reason| set_header(headers::DROPPED_REASON, reason.to_owned())));
+    set_headers.extend(refusal.reason.map(|reason| set_header(gateway::DROPPED_REASON, reason.to_owned())));
     ImmediateResponse {
         status: Some(HttpStatus { code: i32::from(refusal.status) }),
         headers: Some(HeaderMutation { set_headers, remove_headers: Vec::new() }),

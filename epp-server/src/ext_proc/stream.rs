@@ -13,10 +13,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use p3sched::Outcome;
+use p3sched::gateway::{Refusal, RequestHead, ResponseHead};
 use p3sched::usage::UsageScanner;
 
-use super::headers::{RequestHead, ResponseHead};
-use super::router::{Pick, Query, Refusal, Router};
+use super::router::{Pick, Query, Router};
 
 /// Largest piece of a body in one answer, in bytes: Envoy refuses 64 KiB and more.
 pub const MAX_CHUNK: usize = 62_000;
@@ -290,7 +290,7 @@ impl RequestStream {
     ) -> bool {
         let refusable = matches!(self.phase, Phase::Start | Phase::Gathering);
         if refusable {
-            self.refuse(Refusal::payload_too_large(limit), router, answers);
+            self.refuse(Refusal::payload_too_large(limit as u64), router, answers);
         }
         refusable
     }
@@ -380,7 +380,7 @@ impl RequestStream {
         }
         self.body_length += body.len();
         if self.body_length > self.limits.max_body_bytes {
-            let refusal = Refusal::payload_too_large(self.limits.max_body_bytes);
+            let refusal = Refusal::payload_too_large(self.limits.max_body_bytes as u64);
             return self.refuse(refusal, router, answers);
         }
         if !router.gather(body.len(), self.limits.max_gathered_bytes) {

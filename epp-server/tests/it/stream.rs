@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use epp_server::discovery::Pool;
-use epp_server::ext_proc::headers::{RequestHead, ResponseHead};
 use epp_server::ext_proc::router::Router;
 use epp_server::ext_proc::stream::{
     Answer, BodyMode, BodyModes, Hints, Limits, MAX_CHUNK, Message, RequestStream,
 };
 use p3sched::SchedulerConfig;
+use p3sched::gateway::{RequestHead, ResponseHead};
 use p3sched::stats::Counters;
 
 use crate::support;

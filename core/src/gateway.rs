@@ -1,15 +1,20 @@
-//! Names of headers and metadata that gateways and endpoint pickers agree on, and what is read under them.
+//! What gateways and endpoint pickers tell each other: names of headers and metadata, what is read under them, refusals.
 //!
-//! They are those of the Gateway API Inference Extension's endpoint-picker protocol (proposal 004), and the same that
-//! `epp-server` reads and writes.
+//! Use this in a proxy's filter or an endpoint picker, so that clients and dashboards see the same names whoever picks. The
+//! names are those of the Gateway API Inference Extension's endpoint-picker protocol (proposal 004).
+
+use crate::Error;
 
 /// Request header and metadata key that carry the picked endpoints: `ip:port[,ip:port…]`.
 pub const DESTINATION: &str = "x-gateway-destination-endpoint";
 
+/// Metadata key under which the gateway says which endpoint really served.
+pub const DESTINATION_SERVED: &str = "x-gateway-destination-endpoint-served";
+
 /// Metadata key that limits the endpoints to choose from.
 pub const SUBSET: &str = "x-gateway-destination-endpoint-subset";
 
-/// Metadata namespace of [`DESTINATION`].
+/// Metadata namespace of [`DESTINATION`] and [`DESTINATION_SERVED`].
 pub const DESTINATION_NAMESPACE: &str = "envoy.lb";
 
 /// Metadata namespace of [`SUBSET`].
@@ -18,13 +23,27 @@ pub const SUBSET_NAMESPACE: &str = "envoy.lb.subset_hint";
 /// Response header that says why a request was refused.
 pub const DROPPED_REASON: &str = "x-llm-d-request-dropped-reason";
 
-/// Metadata namespace of the explanation.
-pub const EXPLANATION_NAMESPACE: &str = "p3sched";
+/// Value of [`DROPPED_REASON`] when no endpoint can serve the request.
+pub const REJECTED_NO_ENDPOINTS: &str = "rejected-no-endpoints";
+
+/// Value of [`DROPPED_REASON`] when the picker has too much to do.
+pub const REJECTED_SATURATED: &str = "rejected-saturated";
 
 /// Request headers that name a session, the first that is present counts.
 const SESSION: [&[u8]; 3] = [b"x-session-token", b"x-session-id", b"session-id"];
 
 /// What is read from the headers of a request.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::gateway::RequestHead;
+///
+/// let headers = [(b":path".as_slice(), b"/v1/completions".as_slice()), (b"x-session-id", b"me")];
+/// let head = RequestHead::read(headers);
+/// assert_eq!((head.path.as_str(), head.session.as_deref()), ("/v1/completions", Some("me")));
+/// assert!(!head.forged_destination && !head.opaque_body);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestHead {
     /// The pseudo-header `:path`, query included.
@@ -38,14 +57,11 @@ pub struct RequestHead {
     pub opaque_body: bool,
     /// Length of the body in bytes, if the client announced it.
     pub content_length: Option<u64>,
-    /// Set by tests of debug builds to see what a panic does.
-    #[cfg(debug_assertions)]
-    pub panics: bool,
 }
 
 impl RequestHead {
     /// Reads lower-case names and their values.
-    pub fn read<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+    pub fn read<'a>(headers: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         let mut head = Self::default();
         let mut session_rank = SESSION.len();
         for (name, value) in headers {
@@ -56,8 +72,6 @@ impl RequestHead {
                 b"content-encoding" => head.opaque_body |= is_encoded(value),
                 b"content-type" => head.opaque_body |= value.starts_with(b"multipart/"),
                 b"content-length" => head.content_length = text(value).parse().ok(),
-                #[cfg(debug_assertions)]
-                b"x-p3sched-panic" => head.panics = true,
                 name if name == DESTINATION.as_bytes() => head.forged_destination = true,
                 name => {
                     let Some(rank) = SESSION.iter().position(|session| *session == name) else { continue };
@@ -85,7 +99,7 @@ pub struct ResponseHead {
 
 impl ResponseHead {
     /// Reads lower-case names and their values.
-    pub fn read<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+    pub fn read<'a>(headers: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         let mut head = Self::default();
         for (name, value) in headers {
             match name {
@@ -104,10 +118,95 @@ impl ResponseHead {
     }
 }
 
-/// The endpoints in a subset hint: one string holds a comma-separated list.
+/// The endpoints in a subset hint: a list with commas.
 pub fn subset_entries(hint: &[u8]) -> Vec<String> {
     let entries = hint.split(|byte| *byte == b',').map(|entry| text(entry.trim_ascii()));
     entries.filter(|entry| !entry.is_empty()).collect()
+}
+
+/// A request that gets an answer from the picker instead of from an endpoint.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::Error;
+/// use p3sched::gateway::Refusal;
+///
+/// let refusal = Refusal::from_error(&Error::NoEndpoints);
+/// assert_eq!((refusal.status, refusal.reason), (503, Some("rejected-no-endpoints")));
+/// assert_eq!(
+///     refusal.body(),
+///     "inference error: ServiceUnavailable - no endpoints: add at least one before picking"
+/// );
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// Name of the kind of refusal, as clients and dashboards know it.
+    pub code: &'static str,
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// Value of [`DROPPED_REASON`].
+    pub reason: Option<&'static str>,
+}
+
+impl Refusal {
+    /// 400 for a request that cannot be read, 503 when the scheduler has no answer.
+    pub fn from_error(error: &Error) -> Self {
+        match error {
+            Error::InvalidRequest(message) => Self::new(400, "BadRequest", message.clone()),
+            Error::NoEndpoints | Error::NoEligibleEndpoint { .. } => Self {
+                reason: Some(REJECTED_NO_ENDPOINTS),
+                ..Self::new(503, "ServiceUnavailable", error.to_string())
+            },
+            _ => Self::new(503, "ServiceUnavailable", error.to_string()),
+        }
+    }
+
+    /// 408: the request body did not end within the deadline in nanoseconds.
+    pub fn request_timeout(deadline: u64) -> Self {
+        let seconds = deadline as f64 / 1e9;
+        Self::new(408, "RequestTimeout", format!("request body did not end within seconds: `{seconds}`"))
+    }
+
+    /// 413: the request body is larger than the configured limit in bytes.
+    pub fn payload_too_large(limit: u64) -> Self {
+        Self::new(
+            413,
+            "PayloadTooLarge",
+            format!("request body is larger than the limit of bytes: `{limit}`"),
+        )
+    }
+
+    /// 429: as many requests as configured are in flight.
+    pub fn saturated(limit: usize) -> Self {
+        Self::too_much(format!("this picker serves its limit of concurrent requests: `{limit}`"))
+    }
+
+    /// 429: the bodies that are gathered hold as many bytes as configured.
+    pub fn bodies_saturated(limit: usize) -> Self {
+        Self::too_much(format!("request bodies that are being received hold the limit of bytes: `{limit}`"))
+    }
+
+    /// The picker broke; its log says where. The status is 500 inside of the proxy, 503 where the picker is a service.
+    pub fn internal(status: u16) -> Self {
+        let code = if status == 503 { "ServiceUnavailable" } else { "Internal" };
+        Self::new(status, code, "internal error of the endpoint picker".to_owned())
+    }
+
+    /// The body that the client sees.
+    pub fn body(&self) -> String {
+        format!("inference error: {} - {}", self.code, self.message)
+    }
+
+    fn too_much(message: String) -> Self {
+        Self { reason: Some(REJECTED_SATURATED), ..Self::new(429, "InferencePoolResourceExhausted", message) }
+    }
+
+    fn new(status: u16, code: &'static str, message: String) -> Self {
+        Self { status, code, message, reason: None }
+    }
 }
 
 /// Whether a value of `content-encoding` means that the body is compressed.
@@ -173,5 +272,28 @@ mod tests {
     fn a_subset_hint_may_be_a_comma_list() {
         assert_eq!(subset_entries(b" 10.0.0.1:8000, 10.0.0.2,, "), ["10.0.0.1:8000", "10.0.0.2"]);
         assert!(subset_entries(b"").is_empty());
+    }
+
+    #[test]
+    fn a_refusal_tells_the_client_its_kind_and_its_reason() {
+        let refusal = Refusal::from_error(&Error::NoEndpoints);
+        assert_eq!((refusal.status, refusal.reason), (503, Some(REJECTED_NO_ENDPOINTS)));
+        assert_eq!(
+            refusal.body(),
+            "inference error: ServiceUnavailable - no endpoints: add at least one before picking"
+        );
+        assert_eq!(Refusal::from_error(&Error::InvalidRequest("x".to_owned())).status, 400);
+        assert_eq!(
+            Refusal::payload_too_large(10).body(),
+            "inference error: PayloadTooLarge - request body is larger than the limit of bytes: `10`"
+        );
+        assert_eq!(Refusal::internal(500).code, "Internal");
+        assert_eq!(Refusal::internal(503).code, "ServiceUnavailable");
+        assert_eq!(
+            Refusal::request_timeout(1_500_000_000).body(),
+            "inference error: RequestTimeout - request body did not end within seconds: `1.5`"
+        );
+        assert_eq!(Refusal::saturated(3).reason, Some(REJECTED_SATURATED));
+        assert_eq!(Refusal::bodies_saturated(3).status, 429);
     }
 }
