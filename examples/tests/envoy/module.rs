@@ -51,22 +51,6 @@ async fn wait_for_stat(stack: &ModuleStack, name: &str) -> u64 {
     }
 }
 
-async fn prefixes_find_their_replicas(stack: &ModuleStack, way: &str) {
-    let mut engines = BTreeSet::new();
-    for group in 0..3 {
-        let mut homes = BTreeSet::new();
-        for turn in 0..5 {
-            let prompt = text(&format!("group {group}"), 300) + &format!("question {turn}");
-            let answer = stack.chat(&prompt).await;
-            assert_eq!(answer.status, 200, "{way}: {}", answer.body);
-            homes.insert(answer.engine().to_owned());
-        }
-        assert_eq!(homes.len(), 1, "{way}: {homes:?}");
-        engines.extend(homes);
-    }
-    assert_eq!(engines.len(), 3, "{way}: three cold prefixes go to three idle replicas");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_version_and_every_way_to_tell_the_host_works() {
     for version in VERSIONS {
@@ -76,7 +60,7 @@ async fn every_version_and_every_way_to_tell_the_host_works() {
                 (options.version, options.pick_source) = (version, source);
             })
             .await;
-            prefixes_find_their_replicas(&stack, &way).await;
+            stack.assert_prefixes_find_their_replicas(&way).await;
             assert_eq!(stack.get("/v1/models").await.status, 200, "{way}");
             assert_eq!(stack.post("/v1/chat/completions", "{").await.status, 400, "{way}");
             assert_eq!(stack.stat("p3sched.picks").await, Some(16), "{way}");
@@ -103,7 +87,7 @@ async fn the_configuration_in_its_folder_works_in_every_version() {
         .unwrap();
         // The first requests may come before the hosts of the cluster are known.
         wait_for_stat(&stack, "p3sched.picks").await;
-        prefixes_find_their_replicas(&stack, &format!("{version:?}")).await;
+        stack.assert_prefixes_find_their_replicas(&format!("{version:?}")).await;
         wait_for_stat(&stack, "p3sched.scrapes_succeeded").await;
     }
 }
@@ -258,16 +242,7 @@ async fn a_dead_replica_is_avoided_after_the_next_scrape() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_retries_nobody_notices_a_dying_replica() {
     let mut stack = start("module-dying-replica", json!({}), |_| {}).await;
-    let mut engines = BTreeSet::new();
-    for number in 0..60 {
-        if number == 20 {
-            stack.engines[1].take().unwrap().kill();
-        }
-        let answer = stack.chat(&text(&format!("caller {number}"), 50)).await;
-        assert_eq!(answer.status, 200, "request {number}: {}", answer.body);
-        engines.insert(answer.engine().to_owned());
-    }
-    assert_eq!(engines.len(), 3);
+    stack.assert_nobody_notices_a_dying_replica().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -326,7 +301,7 @@ async fn endpoints_are_the_hosts_of_a_cluster() {
         });
         let stack = start("module-cluster", added, |options| options.version = version).await;
         wait_for_stat(&stack, "p3sched.picks").await;
-        prefixes_find_their_replicas(&stack, &format!("{version:?}")).await;
+        stack.assert_prefixes_find_their_replicas(&format!("{version:?}")).await;
     }
 }
 

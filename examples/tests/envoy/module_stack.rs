@@ -1,16 +1,27 @@
 //! What the tests of dynamic modules start: engines and an Envoy that picks by itself.
 
-use crate::stack::{Answer, PATIENCE, addresses, chat_body, engines, folder, http, read};
+use crate::stack::{Gateway, addresses, engines, folder, read};
 use p3sched_examples::engine_simulator::EngineSimulator;
 use p3sched_examples::envoy::{DynamicModule, Envoy, EnvoyConfig, EnvoyOptions, EnvoyVersion, PickSource};
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
 /// Engines and Envoy of one test; dropping it ends them.
-pub(crate) struct ModuleStack {
-    pub(crate) engines: Vec<Option<EngineSimulator>>,
-    pub(crate) envoy: Envoy,
-    pub(crate) http: reqwest::Client,
+pub(crate) struct ModuleStack(Gateway);
+
+impl Deref for ModuleStack {
+    type Target = Gateway;
+
+    fn deref(&self) -> &Gateway {
+        &self.0
+    }
+}
+
+impl DerefMut for ModuleStack {
+    fn deref_mut(&mut self) -> &mut Gateway {
+        &mut self.0
+    }
 }
 
 impl ModuleStack {
@@ -27,7 +38,7 @@ impl ModuleStack {
         change(&mut options);
         assert_built(&options.module);
         let envoy = Envoy::start(&options, &folder(test)).await?;
-        Ok(Self::of(engines, envoy))
+        Ok(Self(Gateway::new(engines, envoy)))
     }
 
     /// Starts three engines and Envoy with a configuration that is written for the listener's port, the admin port and the
@@ -44,27 +55,7 @@ impl ModuleStack {
         assert_built(&options.module);
         let text = |listen, admin| Ok(write(listen, admin, &addresses(&engines)));
         let envoy = Envoy::start_with(&options, &folder(test), text).await?;
-        Ok(Self::of(engines, envoy))
-    }
-
-    fn of(engines: Vec<EngineSimulator>, envoy: Envoy) -> Self {
-        Self { engines: engines.into_iter().map(Some).collect(), envoy, http: http(PATIENCE) }
-    }
-
-    pub(crate) async fn get(&self, path: &str) -> Answer {
-        read(self.http.get(format!("{}{path}", self.envoy.url()))).await
-    }
-
-    pub(crate) async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Answer {
-        read(self.request(path).body(body)).await
-    }
-
-    pub(crate) fn request(&self, path: &str) -> reqwest::RequestBuilder {
-        self.http.post(format!("{}{path}", self.envoy.url())).header("content-type", "application/json")
-    }
-
-    pub(crate) async fn chat(&self, prompt: &str) -> Answer {
-        self.post("/v1/chat/completions", chat_body(prompt, false).to_string()).await
+        Ok(Self(Gateway::new(engines, envoy)))
     }
 
     /// One of Envoy's counters or gauges by the end of its name; `None` if there is none.

@@ -14,19 +14,7 @@ async fn requests_with_one_prefix_share_a_replica() {
     for (config, source) in WAYS {
         let way = format!("{config:?} by {source:?}");
         let stack = Stack::start("one-prefix", config, source).await;
-        let mut engines = BTreeSet::new();
-        for group in 0..3 {
-            let mut homes = BTreeSet::new();
-            for turn in 0..5 {
-                let prompt = text(&format!("group {group}"), 300) + &format!("question {turn}");
-                let answer = stack.chat(&prompt).await;
-                assert_eq!(answer.status, 200, "{way}: {}", answer.body);
-                homes.insert(answer.engine().to_owned());
-            }
-            assert_eq!(homes.len(), 1, "{way}: {homes:?}");
-            engines.extend(homes);
-        }
-        assert_eq!(engines.len(), 3, "{way}: three cold prefixes go to three idle replicas");
+        stack.assert_prefixes_find_their_replicas(&way).await;
     }
 }
 

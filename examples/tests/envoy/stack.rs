@@ -5,7 +5,9 @@ use p3sched_examples::envoy::{Envoy, EnvoyConfig, EnvoyOptions, PickSource};
 use p3sched_examples::picker::{Picker, PickerOptions};
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,12 +24,17 @@ pub(crate) const WAYS: [(EnvoyConfig, PickSource); 6] = [
 /// Long enough for anything that is going to happen at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Engines, picker and Envoy of one test; dropping it ends them.
-pub(crate) struct Stack {
+/// Engines behind an Envoy, whoever picks; dropping it ends them.
+pub(crate) struct Gateway {
     pub(crate) engines: Vec<Option<EngineSimulator>>,
-    pub(crate) picker: Picker,
     pub(crate) envoy: Envoy,
     pub(crate) http: reqwest::Client,
+}
+
+/// Engines and Envoy of one test with a picker beside them; dropping it ends them.
+pub(crate) struct Stack {
+    pub(crate) picker: Picker,
+    gateway: Gateway,
 }
 
 /// An answer, read to its end.
@@ -72,27 +79,9 @@ pub(crate) fn addresses(engines: &[EngineSimulator]) -> Vec<SocketAddr> {
     engines.iter().map(EngineSimulator::addr).collect()
 }
 
-impl Stack {
-    pub(crate) async fn start(test: &str, config: EnvoyConfig, source: PickSource) -> Self {
-        Self::start_with(test, config, |envoy, _| envoy.pick_source = source).await
-    }
-
-    /// Starts with changed options of Envoy and the picker.
-    pub(crate) async fn start_with(
-        test: &str,
-        config: EnvoyConfig,
-        change: impl FnOnce(&mut EnvoyOptions, &mut PickerOptions),
-    ) -> Self {
-        let folder = folder(test);
-        let engines = engines();
-        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut envoy_options = EnvoyOptions::new(config, addresses(&engines), unknown);
-        let mut picker_options = PickerOptions::new(addresses(&engines));
-        change(&mut envoy_options, &mut picker_options);
-        let picker = Picker::start(&picker_options, &folder).await.unwrap();
-        envoy_options.picker = picker.grpc_addr();
-        let envoy = Envoy::start(&envoy_options, &folder).await.unwrap();
-        Self { engines: engines.into_iter().map(Some).collect(), picker, envoy, http: http(PATIENCE) }
+impl Gateway {
+    pub(crate) fn new(engines: Vec<EngineSimulator>, envoy: Envoy) -> Self {
+        Self { engines: engines.into_iter().map(Some).collect(), envoy, http: http(PATIENCE) }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -114,6 +103,75 @@ impl Stack {
     /// Requests that reached any engine.
     pub(crate) fn requests_received(&self) -> u64 {
         self.engines.iter().flatten().map(EngineSimulator::requests_received).sum()
+    }
+
+    /// Whether requests with the same beginning go to one replica, and different beginnings to all three.
+    pub(crate) async fn assert_prefixes_find_their_replicas(&self, way: &str) {
+        let mut engines = BTreeSet::new();
+        for group in 0..3 {
+            let mut homes = BTreeSet::new();
+            for turn in 0..5 {
+                let prompt = text(&format!("group {group}"), 300) + &format!("question {turn}");
+                let answer = self.chat(&prompt).await;
+                assert_eq!(answer.status, 200, "{way}: {}", answer.body);
+                homes.insert(answer.engine().to_owned());
+            }
+            assert_eq!(homes.len(), 1, "{way}: {homes:?}");
+            engines.extend(homes);
+        }
+        assert_eq!(engines.len(), 3, "{way}: three cold prefixes go to three idle replicas");
+    }
+
+    /// Whether every request is answered while one of the three replicas dies.
+    pub(crate) async fn assert_nobody_notices_a_dying_replica(&mut self) {
+        let mut engines = BTreeSet::new();
+        for number in 0..60 {
+            if number == 20 {
+                self.engines.get_mut(1).and_then(Option::take).unwrap().kill();
+            }
+            let answer = self.chat(&text(&format!("caller {number}"), 50)).await;
+            assert_eq!(answer.status, 200, "request {number}: {}", answer.body);
+            engines.insert(answer.engine().to_owned());
+        }
+        assert_eq!(engines.len(), 3);
+    }
+}
+
+impl Deref for Stack {
+    type Target = Gateway;
+
+    fn deref(&self) -> &Gateway {
+        &self.gateway
+    }
+}
+
+impl DerefMut for Stack {
+    fn deref_mut(&mut self) -> &mut Gateway {
+        &mut self.gateway
+    }
+}
+
+impl Stack {
+    pub(crate) async fn start(test: &str, config: EnvoyConfig, source: PickSource) -> Self {
+        Self::start_with(test, config, |envoy, _| envoy.pick_source = source).await
+    }
+
+    /// Starts with changed options of Envoy and the picker.
+    pub(crate) async fn start_with(
+        test: &str,
+        config: EnvoyConfig,
+        change: impl FnOnce(&mut EnvoyOptions, &mut PickerOptions),
+    ) -> Self {
+        let folder = folder(test);
+        let engines = engines();
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut envoy_options = EnvoyOptions::new(config, addresses(&engines), unknown);
+        let mut picker_options = PickerOptions::new(addresses(&engines));
+        change(&mut envoy_options, &mut picker_options);
+        let picker = Picker::start(&picker_options, &folder).await.unwrap();
+        envoy_options.picker = picker.grpc_addr();
+        let envoy = Envoy::start(&envoy_options, &folder).await.unwrap();
+        Self { picker, gateway: Gateway::new(engines, envoy) }
     }
 
     /// The sum over all series of one of the picker's metrics; `None` if there is no such metric.
