@@ -149,6 +149,20 @@ fn request_from_body(path: &str, chunks: &[Slice]) -> Result<Request, Failure> {
     })
 }
 
+/// The request in a body, with what the caller knows besides.
+fn body_request(
+    path: *const c_char,
+    chunks: *const Slice,
+    chunk_count: usize,
+    options: *const PickOptions,
+) -> Result<Request, Failure> {
+    let mut request = request_from_body(read!(text path), read!(array chunks, chunk_count))?;
+    if let Some(options) = read!(optional options) {
+        options.apply(&mut request)?;
+    }
+    Ok(request)
+}
+
 /// Picks the endpoint for a request, books the work on it and remembers the prefix, in one step. `request` is only read;
 /// the caller owns `*decision` and frees it with `p3sched_decision_free`.
 #[unsafe(no_mangle)]
@@ -180,10 +194,7 @@ pub unsafe extern "C" fn p3sched_scheduler_pick_body(
 ) -> Status {
     guard(|| {
         let (out, scheduler) = (read!(output decision), read!(borrow scheduler));
-        let mut request = request_from_body(read!(text path), read!(array chunks, chunk_count))?;
-        if let Some(options) = read!(optional options) {
-            options.apply(&mut request)?;
-        }
+        let request = body_request(path, chunks, chunk_count, options)?;
         out.write(Decision::new(scheduler.core.pick(&request, scheduler.now())?).into_handle());
         Ok(())
     })
@@ -218,10 +229,7 @@ pub unsafe extern "C" fn p3sched_scheduler_explain_body(
 ) -> Status {
     guard(|| {
         let (out, scheduler) = (read!(output decision), read!(borrow scheduler));
-        let mut request = request_from_body(read!(text path), read!(array chunks, chunk_count))?;
-        if let Some(options) = read!(optional options) {
-            options.apply(&mut request)?;
-        }
+        let request = body_request(path, chunks, chunk_count, options)?;
         out.write(Decision::new(scheduler.core.explain(&request, scheduler.now())?).into_handle());
         Ok(())
     })
