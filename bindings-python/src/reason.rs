@@ -1,10 +1,13 @@
 //! Why plain data cannot be read, in words that hold for Python: without names of Rust types.
 
+use p3sched::wrong_value::{Words, field_read_last};
+
+const WORDS: Words = Words { booleans: "`True` or `False`", list: "list", map: "dict" };
+
 /// The reason of `error`, which reading `text` gave.
 pub(crate) fn reason(text: &str, error: &serde_json::Error) -> String {
     let message = error.to_string();
     let message = message.rsplit_once(" at line ").map_or(&*message, |(reason, _)| reason);
-    let wrong = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     if let Some(value) = not_finite(text, error.column()) {
         let right = format!("a finite number: `{value}`");
         let name = field_read_last(text, error.column());
@@ -16,14 +19,8 @@ pub(crate) fn reason(text: &str, error: &serde_json::Error) -> String {
         let value = rest.split([',', '}', ']']).next().unwrap_or(rest);
         return format!("expected a string: `{value}`");
     }
-    let Some((found, expected)) = wrong.and_then(|wrong| wrong.rsplit_once(", expected ")) else {
-        return message.to_owned();
-    };
-    let (right, value) = (right(expected), value(found));
-    match field_read_last(text, error.column()) {
-        Some(name) => format!("{name} must be {right}: `{value}`"),
-        None => format!("expected {right}: `{value}`"),
-    }
+    let wrong = WORDS.wrong_value(text, message, error.column(), str::to_owned);
+    wrong.unwrap_or_else(|| message.to_owned())
 }
 
 /// Python's JSON has numbers that no other has; reading ends at their first letter.
@@ -35,41 +32,5 @@ fn not_finite(text: &str, column: usize) -> Option<&'static str> {
         _ if rest.starts_with("Infinity") && before.ends_with('-') => Some("-inf"),
         _ if rest.starts_with("Infinity") => Some("inf"),
         _ => None,
-    }
-}
-
-/// The field whose value ends at the column; none where a whole object or array has been read.
-fn field_read_last(text: &str, column: usize) -> Option<&str> {
-    let read = text.get(..column).filter(|read| !read.ends_with(['}', ']']))?;
-    let (before, _) = read.rsplit_once("\":")?;
-    let (_, name) = before.rsplit_once('"')?;
-    // Quotes within a text look like the end of a name.
-    (!name.ends_with('\\')).then_some(name)
-}
-
-fn right(expected: &str) -> String {
-    let right = match expected {
-        "u8" => "a whole number from 0 to 255",
-        "u16" => "a whole number from 0 to 65535",
-        "u32" => "a whole number from 0 to 4294967295",
-        "u64" | "usize" => "a whole number from 0",
-        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
-        "f32" | "f64" => "a number",
-        "a boolean" => "`True` or `False`",
-        "a sequence" => "a list",
-        "a map" => "a dict",
-        "string or map" | "variant identifier" | "field identifier" => "a string",
-        rust if rust.starts_with("struct ") || rust.contains("enum ") => "a dict",
-        other => other,
-    };
-    right.to_owned()
-}
-
-fn value(found: &str) -> &str {
-    match found {
-        "sequence" => "list",
-        "map" => "dict",
-        // A kind, and a value in quotes of some sort: `integer `-1``, `string "x"`.
-        found => found.split_once(['`', '"']).map_or(found, |(_, value)| value.trim_end_matches(['`', '"'])),
     }
 }

@@ -71,6 +71,7 @@ pub mod scorer;
 mod snapshot;
 pub mod stats;
 pub mod usage;
+pub mod wrong_value;
 
 pub use config::SchedulerConfig;
 pub use decision::{Decision, Explanation};
