@@ -11,10 +11,13 @@ pub const DESTINATION: &str = "x-gateway-destination-endpoint";
 /// Metadata key under which the gateway says which endpoint really served.
 pub const DESTINATION_SERVED: &str = "x-gateway-destination-endpoint-served";
 
+/// Metadata key of the scores of the endpoints that were rated: an object from `ip:port` to number.
+pub const DESTINATION_SCORES: &str = "x-gateway-destination-endpoint-scores";
+
 /// Metadata key that limits the endpoints to choose from.
 pub const SUBSET: &str = "x-gateway-destination-endpoint-subset";
 
-/// Metadata namespace of [`DESTINATION`] and [`DESTINATION_SERVED`].
+/// Metadata namespace of [`DESTINATION`], [`DESTINATION_SERVED`] and [`DESTINATION_SCORES`].
 pub const DESTINATION_NAMESPACE: &str = "envoy.lb";
 
 /// Metadata namespace of [`SUBSET`].

@@ -29,7 +29,7 @@ pub fn explain_file(path: &Path) -> Result<String, String> {
 }
 
 fn explain(configuration: &Configuration) -> String {
-    let Configuration { profile, scheduler, endpoints, metrics_page, notes } = configuration;
+    let Configuration { profile, scheduler, endpoints, policies, metrics_page, notes } = configuration;
     let mut lines = vec![format!("profile: {profile}"), "filters, in this order:".to_owned()];
     for filter in &scheduler.filters {
         let meaning = meaning(&filter.filter_type, scheduler);
@@ -63,6 +63,7 @@ fn explain(configuration: &Configuration) -> String {
         let names: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.name).collect();
         lines.push(format!("endpoints: {}", names.join(", ")));
     }
+    lines.extend(policies.lines());
     lines.extend(notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
 }

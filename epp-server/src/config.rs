@@ -15,6 +15,7 @@ use crate::ext_proc::service::ServiceLimits;
 use crate::ext_proc::stream::Limits;
 use crate::flags::{Flags, LoadGate};
 use crate::metric_names::WrittenNames;
+use crate::policies::WrittenPolicies;
 use crate::scrape::{Scheme, ScrapeSettings};
 
 /// Where endpoints come from.
@@ -53,6 +54,8 @@ pub struct Settings {
     pub profile: String,
     /// How they are picked.
     pub scheduler: SchedulerConfig,
+    /// What was decided about models and requests.
+    pub policies: WrittenPolicies,
     /// What the configuration says that works otherwise here than where it was written for.
     pub notes: Vec<String>,
     /// How their metrics are read.
@@ -75,7 +78,7 @@ impl Settings {
     /// The message names what cannot be read or cannot work, in a file with line and column.
     pub fn from_flags(flags: Flags) -> Result<Self, String> {
         refuse_what_is_not_built(&flags)?;
-        let Configuration { profile, mut scheduler, endpoints, metrics_page, mut notes } =
+        let Configuration { profile, mut scheduler, endpoints, policies, metrics_page, mut notes } =
             configuration(&flags)?;
         apply_flags(&flags, &mut scheduler);
         let endpoints = endpoint_source(&flags, endpoints)?;
@@ -101,6 +104,7 @@ impl Settings {
             endpoints,
             profile,
             scheduler,
+            policies,
             notes,
             scrape,
             limits: ServiceLimits {

@@ -1,5 +1,6 @@
 //! Where the configuration comes from: a file or text in one of two formats, or what runs without any.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use p3sched::{Endpoint, SchedulerConfig};
@@ -8,6 +9,7 @@ use serde::Deserialize;
 use crate::discovery::EndpointEntry;
 use crate::endpoint_picker_config;
 use crate::flags::Flags;
+use crate::policies::{ModelRewrite, WrittenPolicies};
 use crate::scrape::Scheme;
 
 /// What was configured, before the flags that go over it.
@@ -18,6 +20,7 @@ pub(crate) struct Configuration {
     pub(crate) scheduler: SchedulerConfig,
     /// The endpoints, if the configuration names them.
     pub(crate) endpoints: Option<Vec<Endpoint>>,
+    pub(crate) policies: WrittenPolicies,
     pub(crate) metrics_page: MetricsPage,
     /// What works otherwise than where the configuration was written for.
     pub(crate) notes: Vec<String>,
@@ -39,6 +42,13 @@ struct ConfigFile {
     scheduler: SchedulerConfig,
     /// The endpoints, where no flag names them.
     endpoints: Option<Vec<EndpointEntry>>,
+    /// Priority by name of the objective.
+    objectives: HashMap<String, i32>,
+    /// Other names of models.
+    #[serde(alias = "modelRewrites")]
+    model_rewrites: Vec<ModelRewrite>,
+    /// The models that are served, where requests for others shall be refused.
+    models: Option<Vec<String>>,
 }
 
 /// What the flags name, else what runs without a configuration.
@@ -65,7 +75,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Configuration, String> {
     parse(&text).map_err(|error| format!("invalid configuration file, {error}: `{}`", path.display()))
 }
 
-fn parse(text: &str) -> Result<Configuration, String> {
+pub(crate) fn parse(text: &str) -> Result<Configuration, String> {
     if endpoint_picker_config::is_one(text) {
         return endpoint_picker_config::translate(text);
     }
@@ -77,6 +87,11 @@ fn parse(text: &str) -> Result<Configuration, String> {
         profile: "configuration".to_owned(),
         scheduler: file.scheduler,
         endpoints: file.endpoints.map(|entries| entries.into_iter().map(|entry| entry.0).collect()),
+        policies: WrittenPolicies {
+            objectives: file.objectives,
+            model_rewrites: file.model_rewrites,
+            served_models: file.models,
+        },
         ..Configuration::default()
     })
 }

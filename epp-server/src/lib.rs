@@ -16,6 +16,7 @@ pub mod flags;
 mod folder_watch;
 pub mod health;
 mod metric_names;
+pub mod policies;
 pub mod scrape;
 pub mod server;
 pub mod tls;

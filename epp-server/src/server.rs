@@ -67,6 +67,7 @@ impl Server {
             EndpointSource::File(path) => discovery::file::read(path)?,
         };
         pool.set(endpoints).map_err(|error| error.to_string())?;
+        pool.policies().set(settings.policies.clone());
         let metrics = Arc::new(Metrics::new());
         metrics.watch_pool(Arc::clone(&pool));
         let recorder = Arc::new(Recorder::new(settings.log_decisions)?);

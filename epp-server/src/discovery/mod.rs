@@ -15,21 +15,29 @@ use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use tokio::sync::watch;
 
+use crate::policies::Policies;
+
 /// The endpoints in force, known to the scheduler and to everybody who watches them.
 pub struct Pool {
     scheduler: Arc<Scheduler>,
     endpoints: watch::Sender<Arc<[Endpoint]>>,
+    policies: Policies,
 }
 
 impl Pool {
     /// A pool without endpoints.
     pub fn new(scheduler: Arc<Scheduler>) -> Self {
-        Self { scheduler, endpoints: watch::Sender::new(Arc::from([])) }
+        Self { scheduler, endpoints: watch::Sender::new(Arc::from([])), policies: Policies::default() }
     }
 
     /// The scheduler that picks among the endpoints.
     pub fn scheduler(&self) -> &Arc<Scheduler> {
         &self.scheduler
+    }
+
+    /// What operators decided about the requests to the endpoints.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// The endpoints in force.

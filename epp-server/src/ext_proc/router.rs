@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use p3sched::gateway::{Refusal, RequestHead};
 use p3sched::{Decision, Outcome, Request};
 
+use super::route::Route;
 use crate::admin::metrics::{Metrics, ModelMetrics, Served};
 use crate::admin::recorder::{PickContext, RecordedPick, Recorder};
 use crate::clock;
@@ -81,12 +82,12 @@ impl Router {
         self.gathered.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Picks an endpoint; the second value goes into the destination header and metadata.
+    /// Picks an endpoint; the second value is what the gateway is told.
     ///
     /// # Errors
     ///
     /// A [`Refusal`] is what the client has to be told.
-    pub fn pick(&self, query: Query<'_>, now: u64) -> Result<(Pick, String), Refusal> {
+    pub fn pick(&self, query: Query<'_>, now: u64) -> Result<(Pick, Route), Refusal> {
         let body_length = query.body.map_or(0, <[u8]>::len);
         let mut request = self.request(&query)?;
         request.subset = query.subset;
@@ -115,7 +116,7 @@ impl Router {
         let model = self.metrics.model(&request.model);
         model.picked(body_length);
         let pick = Pick { booking, endpoint, received: query.received, first_token: None, recorded, model };
-        Ok((pick, destination))
+        Ok((pick, Route::to(destination)))
     }
 
     /// Notes the first token of an answer.
@@ -270,7 +271,7 @@ mod tests {
             let head = RequestHead::default();
             let query = Query { head: &head, body: None, truncated: false, subset: None, received: 0 };
             match router.pick(query, 0) {
-                Ok((_, destination)) => assert!(fail_open && destination == "10.0.0.1:1"),
+                Ok((_, route)) => assert!(fail_open && route.destination == "10.0.0.1:1"),
                 Err(refusal) => assert!(!fail_open && refusal.reason.is_none(), "{refusal:?}"),
             }
         }

@@ -16,6 +16,7 @@ use p3sched::Outcome;
 use p3sched::gateway::{Refusal, RequestHead, ResponseHead};
 use p3sched::usage::UsageScanner;
 
+use super::route::Route;
 use super::router::{Pick, Query, Router};
 
 /// Largest piece of a body in one answer, in bytes: Envoy refuses 64 KiB and more.
@@ -114,19 +115,19 @@ pub enum Message {
 }
 
 /// One answer to the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// To the request's headers.
     RequestHeaders {
-        /// Value of the destination header and metadata, once the pick is made.
-        destination: Option<String>,
+        /// Where the request goes, once the pick is made.
+        route: Option<Route>,
         /// Whether the client's own destination header has to go.
         remove_forged: bool,
     },
     /// To a piece of the request's body that goes on unchanged.
     RequestBody {
-        /// Value of the destination header and metadata, when the pick is sent here.
-        destination: Option<String>,
+        /// Where the request goes, when the pick is sent here.
+        route: Option<Route>,
     },
     /// A piece of the request's body to send on (full duplex).
     RequestChunk {
@@ -137,8 +138,8 @@ pub enum Answer {
     },
     /// To the request's trailers.
     RequestTrailers {
-        /// Value of the destination metadata, when the pick could be sent nowhere else.
-        destination: Option<String>,
+        /// Where the request goes, when the pick could be sent nowhere else: only metadata can say it here.
+        route: Option<Route>,
     },
     /// To the response's headers.
     ResponseHeaders,
@@ -353,13 +354,12 @@ impl RequestStream {
             self.phase = Phase::Gathering;
             if self.modes.request != BodyMode::FullDuplex {
                 let remove_forged = self.head.forged_destination;
-                answers.push_back(Answer::RequestHeaders { destination: None, remove_forged });
+                answers.push_back(Answer::RequestHeaders { route: None, remove_forged });
             }
             return;
         }
-        if let Some(destination) = self.settle(false, router, now, answers) {
-            answers
-                .push_back(Answer::RequestHeaders { destination: Some(destination), remove_forged: false });
+        if let Some(route) = self.settle(false, router, now, answers) {
+            answers.push_back(Answer::RequestHeaders { route: Some(route), remove_forged: false });
         }
     }
 
@@ -374,7 +374,7 @@ impl RequestStream {
         if self.phase != Phase::Gathering {
             match self.modes.request {
                 BodyMode::FullDuplex => echo_request(body, end_of_stream, answers),
-                _ => answers.push_back(Answer::RequestBody { destination: None }),
+                _ => answers.push_back(Answer::RequestBody { route: None }),
             }
             return;
         }
@@ -398,23 +398,23 @@ impl RequestStream {
             return;
         }
         let truncated = self.modes.request == BodyMode::BufferedPartial && !end_of_stream;
-        if let Some(destination) = self.settle(truncated, router, now, answers) {
+        if let Some(route) = self.settle(truncated, router, now, answers) {
             self.body.clear();
-            answers.push_back(Answer::RequestBody { destination: Some(destination) });
+            answers.push_back(Answer::RequestBody { route: Some(route) });
         }
     }
 
     fn request_trailers(&mut self, router: &Router, now: u64, answers: &mut VecDeque<Answer>) {
-        let mut destination = None;
+        let mut route = None;
         if self.phase == Phase::Gathering {
             if self.modes.request == BodyMode::FullDuplex {
                 self.settle_and_echo(true, router, now, answers);
             } else {
-                destination = self.settle(false, router, now, answers);
+                route = self.settle(false, router, now, answers);
             }
         }
         if self.phase != Phase::Refused {
-            answers.push_back(Answer::RequestTrailers { destination });
+            answers.push_back(Answer::RequestTrailers { route });
         }
     }
 
@@ -425,8 +425,8 @@ impl RequestStream {
         now: u64,
         answers: &mut VecDeque<Answer>,
     ) {
-        let Some(destination) = self.settle(false, router, now, answers) else { return };
-        answers.push_back(Answer::RequestHeaders { destination: Some(destination), remove_forged: false });
+        let Some(route) = self.settle(false, router, now, answers) else { return };
+        answers.push_back(Answer::RequestHeaders { route: Some(route), remove_forged: false });
         let mut chunks = std::mem::take(&mut self.body);
         let last = match chunks.pop() {
             Some(last) => last,
@@ -439,14 +439,14 @@ impl RequestStream {
         echo_request(last, !trailers_follow, answers);
     }
 
-    /// Picks on what was gathered; the destination, or `None` after a refusal.
+    /// Picks on what was gathered; the route, or `None` after a refusal.
     fn settle(
         &mut self,
         truncated: bool,
         router: &Router,
         now: u64,
         answers: &mut VecDeque<Answer>,
-    ) -> Option<String> {
+    ) -> Option<Route> {
         let joined: Vec<u8>;
         let body = match self.body.as_slice() {
             [] => None,
@@ -459,10 +459,10 @@ impl RequestStream {
         let query =
             Query { head: &self.head, body, truncated, subset: self.subset.take(), received: self.started };
         match router.pick(query, now) {
-            Ok((pick, destination)) => {
+            Ok((pick, route)) => {
                 self.pick = Some(pick);
                 self.phase = Phase::Settled;
-                Some(destination)
+                Some(route)
             }
             Err(refusal) => {
                 self.refuse(refusal, router, answers);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use epp_server::discovery::Pool;
+use epp_server::ext_proc::route::Route;
 use epp_server::ext_proc::router::Router;
 use epp_server::ext_proc::stream::{
     Answer, BodyMode, BodyModes, Hints, Limits, MAX_CHUNK, Message, RequestStream,
@@ -77,7 +78,7 @@ impl Exchange {
 
 /// An answer as a row of a table.
 fn written(answer: &Answer) -> String {
-    let to = |destination: &Option<String>| destination.as_deref().unwrap_or("-").to_owned();
+    let to = |route: &Option<Route>| route.as_ref().map_or("-", |route| &*route.destination).to_owned();
     let chunk = |body: &Bytes, end: bool| {
         let text = if body.len() > 100 {
             format!("{} bytes", body.len())
@@ -87,13 +88,13 @@ fn written(answer: &Answer) -> String {
         format!("{text}{}", if end { " end" } else { "" })
     };
     match answer {
-        Answer::RequestHeaders { destination, remove_forged: true } => {
-            format!("headers {} remove", to(destination))
+        Answer::RequestHeaders { route, remove_forged: true } => {
+            format!("headers {} remove", to(route))
         }
-        Answer::RequestHeaders { destination, .. } => format!("headers {}", to(destination)),
-        Answer::RequestBody { destination } => format!("body {}", to(destination)),
+        Answer::RequestHeaders { route, .. } => format!("headers {}", to(route)),
+        Answer::RequestBody { route } => format!("body {}", to(route)),
         Answer::RequestChunk { body, end_of_stream } => format!("chunk {}", chunk(body, *end_of_stream)),
-        Answer::RequestTrailers { destination } => format!("trailers {}", to(destination)),
+        Answer::RequestTrailers { route } => format!("trailers {}", to(route)),
         Answer::ResponseHeaders => "response headers".to_owned(),
         Answer::ResponseBody => "response body".to_owned(),
         Answer::ResponseChunk { body, end_of_stream } => {
@@ -248,7 +249,7 @@ fn large_bodies_are_echoed_unchanged_in_pieces_that_envoy_accepts() {
     ] {
         exchange.stream.on_message(message, Hints::default(), &exchange.router, SECOND, &mut answers);
     }
-    assert!(matches!(answers.pop_front(), Some(Answer::RequestHeaders { destination: Some(_), .. })));
+    assert!(matches!(answers.pop_front(), Some(Answer::RequestHeaders { route: Some(_), .. })));
     let mut echoed = Vec::new();
     let count = answers.len();
     for (place, answer) in answers.into_iter().enumerate() {

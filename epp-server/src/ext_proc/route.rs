@@ -1,0 +1,58 @@
+//! What the gateway is told about a picked request.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Where a picked request goes, and what has to be changed in it.
+///
+/// Most requests need no more than the destination, which is the one allocation of such a value.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Route {
+    /// Value of the destination header and metadata: `ip:port[,ip:port…]`, the fallbacks in their order.
+    pub destination: String,
+    extras: Option<Box<Extras>>,
+}
+
+/// What goes beyond the destination.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Extras {
+    /// Request headers to set over whatever the client sent, as name and value.
+    pub set_headers: Vec<(&'static str, String)>,
+    /// Score of every endpoint that was rated, for the metadata; empty when nobody asked for it.
+    pub scores: Vec<(Arc<str>, f32)>,
+    /// What is replaced in the body.
+    pub splice: Option<Splice>,
+}
+
+/// A piece of a body and what stands there instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Splice {
+    /// The piece, in bytes of the whole body.
+    pub span: Range<usize>,
+    /// The new bytes.
+    pub replacement: Bytes,
+}
+
+impl Route {
+    /// A route with nothing but a destination.
+    pub fn to(destination: String) -> Self {
+        Self { destination, extras: None }
+    }
+
+    /// What goes beyond the destination, if anything does.
+    pub fn extras(&self) -> Option<&Extras> {
+        self.extras.as_deref()
+    }
+
+    /// What goes beyond the destination, to be filled.
+    pub fn extras_mut(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+
+    /// The destination and what goes beyond it.
+    pub fn into_parts(self) -> (String, Extras) {
+        (self.destination, self.extras.map(|extras| *extras).unwrap_or_default())
+    }
+}
