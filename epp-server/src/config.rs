@@ -9,6 +9,7 @@ use p3sched::config::FilterConfig;
 use p3sched::filter::load_gate;
 use p3sched::{Endpoint, SchedulerConfig};
 
+use crate::admin::access::AccessRules;
 use crate::clock;
 use crate::config_source::{Configuration, MetricsPage, configuration};
 use crate::ext_proc::service::ServiceLimits;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub health_checking: bool,
     /// Port of metrics.
     pub metrics_port: u16,
+    /// Who may see the page and `/api` on it.
+    pub admin_access: AccessRules,
     /// Whether `ext_proc` is served with TLS.
     pub secure_serving: bool,
     /// Folder with `tls.crt` and `tls.key`; without it a certificate is made.
@@ -98,6 +101,7 @@ impl Settings {
             health_port: flags.grpc_health_port,
             health_checking: flags.health_checking,
             metrics_port: flags.metrics_port,
+            admin_access: AccessRules { from: flags.admin_access, hosts: flags.admin_host },
             secure_serving: flags.secure_serving,
             certificates: flags.cert_path,
             reload_certificates,

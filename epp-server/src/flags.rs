@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use p3sched::Endpoint;
 
+use crate::admin::access::AdminAccess;
 use crate::arguments;
 use crate::discovery::fixed::parse_endpoint;
 use crate::scrape::Scheme;
@@ -31,6 +32,14 @@ pub struct Flags {
     /// Port of the page for people, /api, /metrics and /healthz
     #[arg(long, value_name = "PORT", default_value_t = 9090, help_heading = PORTS)]
     pub metrics_port: u16,
+
+    /// Who may see the page and /api on --metrics-port; /metrics and /healthz are for everyone
+    #[arg(long, value_name = "FROM", value_enum, default_value_t, help_heading = PORTS)]
+    pub admin_access: AdminAccess,
+
+    /// Host names, beside localhost and addresses, under which the page may be opened in a browser
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = PORTS)]
+    pub admin_host: Vec<String>,
 
     /// Address that all ports listen on [default: every address, IPv6 and IPv4]
     #[arg(long, value_name = "IP", help_heading = PORTS)]

@@ -131,7 +131,9 @@ impl Server {
         tasks.spawn(workers::serve(services, self.tls, self.grpc, closed.clone()));
         let health_services = vec![GrpcServer::builder().add_service(health)];
         tasks.spawn(workers::serve(health_services, None, self.health, closed));
-        let routes = admin::routes(Arc::clone(&self.metrics), Arc::clone(&self.pool), self.recorder);
+        let (metrics, pool) = (Arc::clone(&self.metrics), Arc::clone(&self.pool));
+        let routes = admin::routes(metrics, pool, self.recorder, self.settings.admin_access.clone())
+            .into_make_service_with_connect_info::<SocketAddr>();
         tasks.spawn(async move {
             axum::serve(self.metrics_port, routes).await.map_err(|error| error.to_string())
         });

@@ -52,13 +52,13 @@ pub(super) fn routes() -> Router<Arc<Admin>> {
 
 /// Why there is no answer: the body is `{"code": …, "message": …}`.
 #[derive(Debug, Serialize)]
-struct ApiError {
+pub(super) struct ApiError {
     #[serde(skip)]
-    status: StatusCode,
+    pub(super) status: StatusCode,
     /// Stable name of the kind of error; those of the scheduler are the same in every language.
-    code: &'static str,
+    pub(super) code: &'static str,
     /// What is wrong and what would be right.
-    message: String,
+    pub(super) message: String,
 }
 
 impl ApiError {

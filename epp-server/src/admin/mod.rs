@@ -4,7 +4,9 @@
 //! - [`recorder`]: the last decisions and minutes.
 //! - `api`: both, the endpoints, the index and the configuration as JSON below `/api`.
 //! - `page`: the same for people, at `/`.
+//! - [`access`]: who may see the last two.
 
+pub mod access;
 mod api;
 mod decision_log;
 mod history;
@@ -18,10 +20,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use self::access::AccessRules;
 use self::metrics::Metrics;
 use self::recorder::Recorder;
 use crate::discovery::Pool;
@@ -36,13 +39,14 @@ struct Admin {
     recorder: Arc<Recorder>,
 }
 
-/// The routes of the admin port.
-pub fn routes(metrics: Arc<Metrics>, pool: Arc<Pool>, recorder: Arc<Recorder>) -> Router {
+/// The routes of the admin port; to be served with the addresses of the peers, which the rules ask for.
+pub fn routes(metrics: Arc<Metrics>, pool: Arc<Pool>, recorder: Arc<Recorder>, rules: AccessRules) -> Router {
     Router::new()
         .merge(page::routes())
+        .nest("/api", api::routes())
+        .layer(from_fn_with_state(Arc::new(rules), access::check))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics_page))
-        .nest("/api", api::routes())
         .layer(map_response(page::with_security_headers))
         .with_state(Arc::new(Admin { metrics, pool, recorder }))
 }

@@ -1,10 +1,12 @@
 //! The admin port over HTTP: the page, and every route below `/api`.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use epp_server::admin;
+use epp_server::admin::access::AccessRules;
 use epp_server::admin::metrics::Metrics;
 use epp_server::admin::recorder::{LOG_TARGET, Recorder};
 use epp_server::clock;
@@ -69,7 +71,7 @@ impl Admin {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let length = body.len();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         // A server that refuses a large body closes before it has read it.
@@ -81,6 +83,11 @@ impl Admin {
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Answer { status, head: head.to_owned(), body: body.to_owned() }
     }
+}
+
+fn serve(listener: TcpListener, routes: axum::Router) {
+    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async { axum::serve(listener, routes).await });
 }
 
 fn chat(content: &str) -> String {
@@ -95,6 +102,7 @@ async fn the_page_runs_no_foreign_code() {
     assert!(page.head.contains("content-type: text/html"), "{}", page.head);
     assert!(page.head.contains("content-security-policy: default-src 'none'; script-src 'self';"));
     assert!(page.head.contains("x-content-type-options: nosniff"));
+    assert!(page.head.contains("x-frame-options: DENY"));
     assert!(!page.body.contains("http://") && !page.body.contains("https://"), "it works offline");
     let mut files = 0;
     for (attribute, kind) in [("src=\"", "text/javascript"), ("href=\"page/", "text/css")] {
@@ -111,6 +119,18 @@ async fn the_page_runs_no_foreign_code() {
     assert!(files >= 4, "{files}");
     assert_eq!(admin.get("/healthz").await.body, "ok\n");
     assert!(admin.get("/metrics").await.body.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn metrics_are_open_where_the_page_is_not() {
+    let admin = Admin::start(&[ENDPOINTS, "--admin-access=none"]).await;
+    for path in ["/", "/page/main.js", "/api/endpoints"] {
+        assert_eq!(admin.get(path).await.error(403), "Forbidden", "{path}");
+    }
+    assert_eq!(admin.explain("/v1/completions", "{}").await.error(403), "Forbidden");
+    for path in ["/metrics", "/healthz"] {
+        assert_eq!(admin.get(path).await.status, 200, "{path}");
+    }
 }
 
 #[tokio::test]
@@ -173,7 +193,7 @@ async fn decisions_are_kept_with_their_reason_and_their_end() {
     let router = Router::new(Arc::clone(&pool), Arc::clone(&metrics), Arc::clone(&recorder), true);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = Admin { port: listener.local_addr().unwrap().port() };
-    tokio::spawn(async { axum::serve(listener, admin::routes(metrics, pool, recorder)).await });
+    serve(listener, admin::routes(metrics, pool, recorder, AccessRules::default()));
 
     let head = RequestHead { path: "/v1/chat/completions".to_owned(), ..RequestHead::default() };
     let body = chat(SECRET);
@@ -215,8 +235,8 @@ async fn the_history_shows_whole_seconds() {
     let pool = support::pool(&["10.0.0.1:8000"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = Admin { port: listener.local_addr().unwrap().port() };
-    let routes = admin::routes(Arc::new(Metrics::new()), pool, Arc::new(recorder));
-    tokio::spawn(async { axum::serve(listener, routes).await });
+    let recorder = Arc::new(recorder);
+    serve(listener, admin::routes(Arc::new(Metrics::new()), pool, recorder, AccessRules::default()));
     let mut history = admin.get("/api/history").await.json();
     while history["seconds"].as_array().unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
