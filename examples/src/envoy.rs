@@ -82,8 +82,6 @@ pub struct DynamicModule {
     pub folder: PathBuf,
     /// What the filter is told.
     pub config: String,
-    /// File for the access log, one line with the dynamic metadata `p3sched` for each request.
-    pub access_log: Option<PathBuf>,
 }
 
 /// How to run Envoy.
@@ -105,6 +103,9 @@ pub struct EnvoyOptions {
     pub message_timeout: u32,
     /// Used by [`EnvoyConfig::DynamicModule`] only.
     pub module: DynamicModule,
+    /// File for a line on each request: the dynamic metadata `p3sched` with [`EnvoyConfig::DynamicModule`], the
+    /// microseconds that the picker took with [`EnvoyConfig::FullDuplexOverrideHost`]; other configurations write none.
+    pub access_log: Option<PathBuf>,
     /// Which Envoy to run.
     pub version: EnvoyVersion,
     /// Worker threads; with more than one, round robin is one rotation for each.
@@ -124,6 +125,7 @@ impl EnvoyOptions {
             retries: 2,
             message_timeout: 5,
             module: DynamicModule::default(),
+            access_log: None,
             version: EnvoyVersion::default(),
             concurrency: 1,
         }
@@ -149,8 +151,8 @@ impl EnvoyOptions {
                 name => self.module.name,
                 // A JSON string is a YAML string.
                 config => serde_json::to_string(&self.module.config)?,
-                access_log => self.module.access_log,
             },
+            access_log => self.access_log,
         };
         Ok(Environment::new().render_str(self.config.template(), values)?)
     }
@@ -194,7 +196,8 @@ impl Envoy {
             .with_context(|| format!("cannot write `{}`", config.display()))?;
         let mut command = Command::new(binary);
         command.args(["--concurrency", &options.concurrency.to_string()]);
-        command.args(["--disable-hot-restart", "--log-level", "warning", "--config-path"]);
+        command.args(["--disable-hot-restart", "--log-level", "warning"]);
+        command.args(["--file-flush-interval-msec", "200", "--config-path"]);
         command.arg(&config);
         command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", &options.module.folder);
         let mut process = ManagedProcess::spawn("Envoy", command, &folder.join("envoy.log"))?;

@@ -9,7 +9,10 @@
 //! 5. [`picker`]: the `epp-server` binary beside the running executable;
 //! 6. [`workload`]: deterministic prompts, a measuring client and the six steps of the check;
 //! 7. [`report`]: the summary, the terminal table and the HTML page.
+//!
+//! [`benchmark`] is what the programs share that measure the cost of picking.
 
+pub mod benchmark;
 pub mod engine_simulator;
 pub mod engines;
 pub mod envoy;

@@ -31,6 +31,7 @@ impl PickerOptions {
 pub struct Picker {
     process: ManagedProcess,
     grpc_port: u16,
+    health_port: u16,
     metrics_port: u16,
 }
 
@@ -41,6 +42,19 @@ impl Picker {
     ///
     /// If `epp-server` has not been built or ends while starting.
     pub async fn start(options: &PickerOptions, folder: &Path) -> Result<Self> {
+        let mut picker = Self::spawn(options, folder)?;
+        for port in [picker.grpc_port, picker.health_port, picker.metrics_port] {
+            picker.process.wait_for_tcp(loopback(port), Duration::from_secs(20)).await?;
+        }
+        Ok(picker)
+    }
+
+    /// As [`start`](Self::start), without waiting for anything.
+    ///
+    /// # Errors
+    ///
+    /// If `epp-server` has not been built.
+    pub fn spawn(options: &PickerOptions, folder: &Path) -> Result<Self> {
         let binary = workspace_binary("epp-server", "epp-server")?;
         let ports = free_ports(3)?;
         let &[grpc_port, health_port, metrics_port] = ports.as_slice() else {
@@ -58,19 +72,20 @@ impl Picker {
             .arg("--secure-serving=false")
             .arg(format!("--refresh-metrics-interval={}ms", options.refresh_metrics_interval.as_millis()))
             .args(&options.arguments);
-        let mut process = ManagedProcess::spawn("epp-server", command, &folder.join("epp-server.log"))?;
-        for port in ports {
-            process
-                .wait_for_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Duration::from_secs(20))
-                .await?;
-        }
-        Ok(Self { process, grpc_port, metrics_port })
+        let process = ManagedProcess::spawn("epp-server", command, &folder.join("epp-server.log"))?;
+        Ok(Self { process, grpc_port, health_port, metrics_port })
     }
 
     /// Where Envoy asks for a pick.
     #[must_use]
     pub fn grpc_addr(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.grpc_port))
+        loopback(self.grpc_port)
+    }
+
+    /// Where gRPC health checks are answered.
+    #[must_use]
+    pub fn health_addr(&self) -> SocketAddr {
+        loopback(self.health_port)
     }
 
     /// Base address of its Prometheus metrics and decision pages.
@@ -83,4 +98,8 @@ impl Picker {
     pub fn process(&mut self) -> &mut ManagedProcess {
         &mut self.process
     }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }

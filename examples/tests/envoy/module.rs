@@ -311,7 +311,7 @@ async fn decisions_are_explained_in_the_access_log() {
     // What an earlier run wrote.
     let _ = std::fs::remove_file(&log);
     let stack = start("module-explanation", json!({"explanation": true}), |options| {
-        options.module.access_log = Some(log.clone());
+        options.access_log = Some(log.clone());
     })
     .await;
     let answer = stack.chat(&text("explain", 100)).await;

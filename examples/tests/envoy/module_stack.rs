@@ -71,12 +71,8 @@ fn options(module: &str, engines: &[EngineSimulator]) -> EnvoyOptions {
     let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut options = EnvoyOptions::new(EnvoyConfig::DynamicModule, addresses(engines), nobody);
     options.pick_source = PickSource::OverrideApi;
-    options.module = DynamicModule {
-        name: module.to_owned(),
-        folder: library_folder(),
-        config: String::new(),
-        access_log: None,
-    };
+    options.module =
+        DynamicModule { name: module.to_owned(), folder: library_folder(), config: String::new() };
     options
 }
 

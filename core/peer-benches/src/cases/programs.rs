@@ -18,7 +18,7 @@ struct Program {
     built_by: &'static str,
 }
 
-const PROGRAMS: [Program; 2] = [
+const PROGRAMS: [Program; 3] = [
     Program {
         name: "python",
         program: ".venv-python-bench/bin/python",
@@ -28,6 +28,12 @@ const PROGRAMS: [Program; 2] = [
     Program {
         name: "envoy-module",
         program: "target/release/envoy-bench",
+        arguments: &[],
+        built_by: "make bench",
+    },
+    Program {
+        name: "epp-server",
+        program: "target/release/epp-bench",
         arguments: &[],
         built_by: "make bench",
     },

@@ -3,15 +3,14 @@
 //! Every round measures every variant once, so that what changes on the machine changes for all of them. The ratios are
 //! taken within a round; their median counts.
 
-mod http;
-
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use http::{Load, chat_request, start_backends};
+use p3sched_examples::benchmark::figure::Figure;
+use p3sched_examples::benchmark::http::{Events, Load, chat_request, start_backends};
+use p3sched_examples::benchmark::usage::processor_time;
 use p3sched_examples::envoy::{DynamicModule, Envoy, EnvoyConfig, EnvoyOptions, PickSource};
 use p3sched_examples::picker::{Picker, PickerOptions};
 use p3sched_examples::process::ManagedProcess;
-use serde::Serialize;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -50,6 +49,9 @@ const SCRAPE_PERIOD: Duration = Duration::from_millis(100);
 
 /// A measurement starts when connections and caches have settled.
 const WARM_UP: Duration = Duration::from_millis(500);
+
+/// No request asks for a stream.
+const NO_EVENTS: Events = Events { count: 0, period: Duration::ZERO };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {
@@ -91,21 +93,6 @@ struct Cost {
     picker: f64,
 }
 
-/// A figure as `make bench` collects them.
-#[derive(Debug, Serialize)]
-struct Figure {
-    name: String,
-    value: f64,
-    unit: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    at_least: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    at_most: Option<f64>,
-    /// Interquartile range over median.
-    spread: f64,
-    detail: String,
-}
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -114,7 +101,7 @@ async fn main() -> Result<()> {
         Some(folder) => folder.clone(),
         None => binary_folder()?.join("envoy-bench-output"),
     };
-    let backends = start_backends(REPLICAS)?;
+    let backends = start_backends(REPLICAS, NO_EVENTS)?;
     let mut options = PickerOptions::new(backends.clone());
     options.refresh_metrics_interval = SCRAPE_PERIOD;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
@@ -164,7 +151,6 @@ async fn start_envoy(
             name: "p3sched_envoy".to_owned(),
             folder: binary_folder()?,
             config: config.to_string(),
-            access_log: None,
         };
     }
     let folder = folder.join(variant.name());
@@ -215,18 +201,6 @@ async fn measure(
     })
 }
 
-/// Processor time that a process has used, in microseconds.
-fn processor_time(process: &ManagedProcess) -> Result<f64> {
-    /// Linux counts in hundredths of a second here, on every machine.
-    const TICK: f64 = 10_000.0;
-    let path = format!("/proc/{}/stat", process.id());
-    let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read `{path}`"))?;
-    // The name in brackets may hold spaces; user and system time are fields 14 and 15, the state behind the name is 3.
-    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ').skip(11).take(2);
-    let ticks = fields.map(str::parse::<f64>).sum::<Result<f64, _>>()?;
-    Ok(ticks * TICK)
-}
-
 fn figures(rounds: &[Vec<(Variant, Cost)>], arguments: &Arguments) -> Vec<Figure> {
     let detail = format!(
         "Envoy 1.40.0, {} workers, {} connections, body of {BODY_BYTES} bytes, {} rounds of {} s",
@@ -236,16 +210,7 @@ fn figures(rounds: &[Vec<(Variant, Cost)>], arguments: &Arguments) -> Vec<Figure
         rounds.iter().flatten().filter(|(known, _)| *known == variant).map(|(_, cost)| read(cost)).collect()
     };
     let figure = |name: String, values: &[f64], unit| {
-        let (value, spread) = median_and_spread(values);
-        Figure {
-            name: format!("envoy-module/{name}"),
-            value,
-            unit,
-            at_least: None,
-            at_most: None,
-            spread,
-            detail: detail.clone(),
-        }
+        Figure::new(format!("envoy-module/{name}"), values, unit, &detail)
     };
     let ratios = |variant, read: fn(&Cost) -> f64| -> Vec<f64> {
         let pairs = of(variant, read).into_iter().zip(of(Variant::RoundRobin, read));
@@ -263,7 +228,7 @@ fn figures(rounds: &[Vec<(Variant, Cost)>], arguments: &Arguments) -> Vec<Figure
             let mut cost =
                 figure(format!("{name}-cpu-over-round-robin"), &ratios(variant, |cost| cost.envoy), "ratio");
             if variant == Variant::Module {
-                (speed.at_least, cost.at_most) = (Some(0.85), Some(1.25));
+                (speed, cost) = (speed.at_least(0.85), cost.at_most(1.25));
             }
             figures.extend([speed, cost]);
         }
@@ -284,28 +249,9 @@ fn figures(rounds: &[Vec<(Variant, Cost)>], arguments: &Arguments) -> Vec<Figure
     figures
 }
 
-/// Median, and interquartile range over median.
-fn median_and_spread(values: &[f64]) -> (f64, f64) {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |part: f64| {
-        let place = part * sorted.len().saturating_sub(1) as f64;
-        let (low, high) = (place.floor(), place.ceil());
-        let value = |place: f64| sorted.get(place as usize).copied().unwrap_or(f64::NAN);
-        value(low) + (value(high) - value(low)) * (place - low)
-    };
-    (at(0.5), (at(0.75) - at(0.25)) / at(0.5))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn median_and_quartiles_lie_between_the_values() {
-        assert_eq!(median_and_spread(&[4.0, 1.0, 3.0, 2.0]), (2.5, 0.6));
-        assert_eq!(median_and_spread(&[5.0]), (5.0, 0.0));
-    }
 
     #[test]
     fn every_request_has_the_same_length_and_its_own_text() {
