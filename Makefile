@@ -25,7 +25,7 @@ test: envoy-setup c-setup node-setup ## All tests, the ones through a real Envoy
 	$(CARGO) build -p p3sched-envoy
 	$(CARGO) test --workspace
 	$(TARGET)/debug/demo --short --output target/demo-short
-	$(MAKE) node python page
+	$(MAKE) monitoring node python page
 
 .PHONY: test-vllm
 test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vLLM replicas (installs 6 GB)
@@ -109,6 +109,10 @@ page: envoy-setup epp-server/tests/page/node_modules/installed ## The page of ep
 	$(CARGO) build --workspace --bin epp-server --bin engine-simulator
 	cd epp-server/tests/page && npm test --silent
 
+.PHONY: monitoring
+monitoring: ## Alert rules and dashboard of epp-server, checked with promtool
+	epp-server/deploy/monitoring/check.sh
+
 .PHONY: c
 c: c-setup ## Build the C library into target/bindings-c, test it, build the filter that uses it
 	$(MAKE) -C bindings-c stage bench-program
@@ -135,7 +139,7 @@ vllm-setup:
 .PHONY: clean
 clean: ## Remove what was built and installed here
 	$(CARGO) clean
-	rm -rf .venv-* bindings-python/dist bindings-node/*.node bindings-node/node_modules examples/node/node_modules \
+	rm -rf .venv-* .promtool bindings-python/dist bindings-node/*.node bindings-node/node_modules examples/node/node_modules \
 		core/peer-benches/target core/fuzz/target bindings-c/fuzz/target
 
 .venv-lint/installed:

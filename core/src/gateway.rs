@@ -192,6 +192,11 @@ impl Refusal {
         Self::too_much(format!("request bodies that are being received hold the limit of bytes: `{limit}`"))
     }
 
+    /// 503: the picker ends, another one has to be asked.
+    pub fn shutting_down() -> Self {
+        Self::new(503, "ServiceUnavailable", "this picker is shutting down; try again".to_owned())
+    }
+
     /// The picker broke; its log says where. The status is 500 inside of the proxy, 503 where the picker is a service.
     pub fn internal(status: u16) -> Self {
         let code = if status == 503 { "ServiceUnavailable" } else { "Internal" };

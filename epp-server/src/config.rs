@@ -18,6 +18,7 @@ use crate::flags::{Flags, LoadGate};
 use crate::metric_names::WrittenNames;
 use crate::policies::WrittenPolicies;
 use crate::scrape::{Scheme, ScrapeSettings};
+use crate::traces::TraceSettings;
 
 /// Where endpoints come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub struct Settings {
     pub fail_open: bool,
     /// Whether every pick becomes a line of the log.
     pub log_decisions: bool,
+    /// Where traces of requests go, if anywhere.
+    pub traces: Option<TraceSettings>,
     /// How long to serve on after the signal to stop.
     pub drain_timeout: Duration,
 }
@@ -94,6 +97,10 @@ impl Settings {
         if flags.enable_cert_reload && !flags.secure_serving {
             notes.push("`--enable-cert-reload` has no effect without `--secure-serving`".to_owned());
         }
+        let traces = match flags.tracing {
+            true => TraceSettings::from_variables(|name| std::env::var(name).ok())?,
+            false => None,
+        };
         Ok(Self {
             pool: pool_name(&flags),
             bind_address: flags.bind_address,
@@ -122,6 +129,7 @@ impl Settings {
             },
             fail_open: flags.fail_open,
             log_decisions: flags.log_decisions,
+            traces,
             drain_timeout: flags.drain_timeout,
         })
     }
@@ -156,7 +164,6 @@ fn refuse_what_is_not_built(flags: &Flags) -> Result<(), String> {
             "run one replica of this server",
             "--ha-enable-leader-election",
         ),
-        (flags.tracing, "tracing", "use `-v` for a log line per pick", "--tracing"),
         (
             flags.metrics_endpoint_auth,
             "authentication of the metrics page",

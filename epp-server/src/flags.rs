@@ -192,6 +192,11 @@ pub struct Flags {
           default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = LOG)]
     pub log_decisions: bool,
 
+    /// Send traces to an OpenTelemetry collector, which the standard variables name: `OTEL_EXPORTER_OTLP_ENDPOINT` …
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = LOG)]
+    pub tracing: bool,
+
     /// Find replicas by the labels of their pods
     #[arg(long, value_name = "SELECTOR", help_heading = UNBUILT)]
     pub endpoint_selector: Option<String>,
@@ -208,11 +213,6 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
     pub ha_enable_leader_election: bool,
-
-    /// Send traces
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
-    pub tracing: bool,
 
     /// Ask Kubernetes who may read the metrics
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",

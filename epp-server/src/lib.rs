@@ -1,7 +1,8 @@
 //! gRPC endpoint picker for Envoy, Istio and KServe: everything of p3sched with a socket, a clock or a task.
 //!
 //! A gateway asks [`ext_proc`] about each request; the scheduler of the core picks among the endpoints that
-//! [`discovery`] found, with the load that [`scrape`] reads from them. [`health`] and [`admin`] say how it goes.
+//! [`discovery`] found, with the load that [`scrape`] reads from them. [`health`], [`admin`] and [`traces`] say how it
+//! goes.
 
 pub mod admin;
 mod arguments;
@@ -20,4 +21,5 @@ pub mod policies;
 pub mod scrape;
 pub mod server;
 pub mod tls;
+pub mod traces;
 mod workers;

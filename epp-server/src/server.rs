@@ -10,7 +10,7 @@ use p3sched::Scheduler;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::Server as GrpcServer;
 use tonic::transport::server::Router as GrpcRouter;
@@ -25,6 +25,7 @@ use crate::ext_proc::service::Service;
 use crate::health;
 use crate::scrape::Scraper;
 use crate::tls::{self, ServedCertificate};
+use crate::traces::Traces;
 use crate::workers;
 
 /// What one stream may have in flight; chunks of a body are 64 KiB at most.
@@ -34,8 +35,11 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Clients that go away reset their streams; the protocol library takes more than 20 at once for an attack.
 const MAX_PENDING_RESETS: usize = 16_384;
 
-/// Nothing in flight for so long means that no gateway sends requests here any more.
-const QUIET: Duration = Duration::from_secs(1);
+/// Nothing in flight for so long means that no gateway sends requests here any more; they learn of the end by asking for
+/// health, or from Kubernetes.
+const QUIET: Duration = Duration::from_secs(5);
+/// Time for what is said to the streams that are open when the drain ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
 
 /// A server whose ports are open and which serves once it runs.
@@ -50,6 +54,7 @@ pub struct Server {
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
     recorder: Arc<Recorder>,
+    traces: Option<Arc<Traces>>,
     settings: Settings,
 }
 
@@ -71,8 +76,10 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         metrics.watch_pool(Arc::clone(&pool));
         let recorder = Arc::new(Recorder::new(settings.log_decisions)?);
+        let traces = settings.traces.as_ref().map(Traces::new).transpose()?.map(Arc::new);
         let router =
-            Router::new(Arc::clone(&pool), Arc::clone(&metrics), Arc::clone(&recorder), settings.fail_open);
+            Router::new(Arc::clone(&pool), Arc::clone(&metrics), Arc::clone(&recorder), settings.fail_open)
+                .with_traces(traces.clone());
         let certificate = match settings.secure_serving {
             true => Some(Arc::new(ServedCertificate::new(settings.certificates.as_deref())?)),
             false => None,
@@ -94,6 +101,7 @@ impl Server {
             pool,
             metrics,
             recorder,
+            traces,
             settings,
         })
     }
@@ -128,7 +136,7 @@ impl Server {
             if self.settings.health_checking { service.add_service(health.clone()) } else { service }
         };
         let services = (0..threads).map(|_| service()).collect();
-        tasks.spawn(workers::serve(services, self.tls, self.grpc, closed.clone()));
+        let serving = tasks.spawn(workers::serve(services, self.tls, self.grpc, closed.clone()));
         let health_services = vec![GrpcServer::builder().add_service(health)];
         tasks.spawn(workers::serve(health_services, None, self.health, closed));
         let (metrics, pool) = (Arc::clone(&self.metrics), Arc::clone(&self.pool));
@@ -156,8 +164,15 @@ impl Server {
         tracing::info!(open_streams = self.metrics.open_streams(), "draining");
         readiness.set(false).await;
         drain(&self.metrics, self.settings.drain_timeout).await;
+        self.router.closing().begin();
         closing.send_replace(true);
-        tracing::info!(cut_streams = self.metrics.open_streams(), "stopped");
+        let _late = timeout(LAST_ANSWERS, until(|| serving.is_finished())).await;
+        let (refused, left_to_gateway) = self.router.closing().counts();
+        tracing::info!(refused, left_to_gateway, cut = self.metrics.open_streams(), "stopped");
+        if let Some(traces) = self.traces {
+            // It waits for its own thread, which needs this runtime.
+            let _flushed = tokio::task::spawn_blocking(move || traces.shut_down()).await;
+        }
         Ok(())
     }
 
@@ -190,6 +205,12 @@ async fn drain(metrics: &Metrics, limit: Duration) {
         if metrics.open_streams() > 0 {
             quiet_since = Instant::now();
         }
+    }
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        sleep(DRAIN_CHECK).await;
     }
 }
 

@@ -25,7 +25,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client that does not finish its handshake in this time is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves the connections of a listener, dealt out in turn over one thread per service, until `closed` turns true.
+/// Serves the connections of a listener, dealt out in turn over one thread per service, until `closed` turns true and the
+/// streams that are then open have ended.
 ///
 /// # Errors
 ///
@@ -36,16 +37,23 @@ pub(crate) async fn serve(
     listener: TcpListener,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), String> {
+    let (alive, mut ended) = mpsc::channel::<()>(1);
     let mut workers = Vec::with_capacity(services.len());
     for service in services {
-        let worker = start(service, tls.clone(), closed.clone());
+        let worker = start(service, tls.clone(), closed.clone(), alive.clone());
         workers.push(worker.map_err(|error| format!("cannot start a thread: {error}"))?);
     }
+    drop(alive);
     let mut turn = workers.iter().cycle();
     loop {
         let accepted = tokio::select! {
-            _ = closed.wait_for(|closed| *closed) => return Ok(()),
-            accepted = listener.accept() => accepted,
+            _ = closed.wait_for(|closed| *closed) => None,
+            accepted = listener.accept() => Some(accepted),
+        };
+        let Some(accepted) = accepted else {
+            // Nothing is ever sent; the channel closes with the last thread.
+            let _none = ended.recv().await;
+            return Ok(());
         };
         let connection = accepted.and_then(|(stream, _)| {
             stream.set_nodelay(true)?;
@@ -71,10 +79,12 @@ fn start(
     service: Router,
     tls: Option<TlsAcceptor>,
     mut closed: watch::Receiver<bool>,
+    alive: mpsc::Sender<()>,
 ) -> io::Result<mpsc::UnboundedSender<PlainTcpStream>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (connections, queue) = mpsc::unbounded_channel();
     thread::Builder::new().name("grpc".to_owned()).spawn(move || {
+        let _alive = alive;
         let stop = async move {
             // An error means that the server is gone, which is as good a reason to stop.
             let _stopped = closed.wait_for(|closed| *closed).await;

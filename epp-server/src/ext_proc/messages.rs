@@ -44,6 +44,16 @@ pub(super) fn read_message(request: processing_request::Request) -> Message {
     }
 }
 
+/// The headers of a request, if they are what the message brings.
+pub(super) fn request_headers(message: &ProcessingRequest) -> Option<impl Iterator<Item = (&[u8], &[u8])>> {
+    match &message.request {
+        Some(processing_request::Request::RequestHeaders(message)) => {
+            Some(header_pairs(message.headers.as_ref()))
+        }
+        _ => None,
+    }
+}
+
 fn header_pairs(map: Option<&HeaderMap>) -> impl Iterator<Item = (&[u8], &[u8])> {
     map.into_iter().flat_map(|map| &map.headers).map(|header| {
         let value = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };

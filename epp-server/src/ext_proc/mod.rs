@@ -3,8 +3,10 @@
 //! - [`router`]: from what was seen of a request to a pick or a refusal.
 //! - [`route`]: what the gateway is told about a pick.
 //! - [`stream`]: the state machine of one request, free of gRPC types.
+//! - [`closing`]: the end of the server, as the open streams see it.
 //! - [`service`]: tonic's streams, with Envoy's messages to and from the state machine's.
 
+pub mod closing;
 mod messages;
 pub mod route;
 pub mod router;

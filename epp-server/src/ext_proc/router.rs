@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use p3sched::gateway::{Refusal, RequestHead};
 use p3sched::{Decision, Outcome, Request};
 
+use super::closing::Closing;
 use super::route::Route;
 use crate::admin::metrics::{Metrics, ModelMetrics, Served};
 use crate::admin::recorder::{PickContext, RecordedPick, Recorder};
 use crate::clock;
 use crate::discovery::Pool;
+use crate::traces::{self, Traces};
 
 /// What was seen of a request when the pick is due.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct Router {
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
     recorder: Arc<Recorder>,
+    traces: Option<Arc<Traces>>,
+    closing: Closing,
     fail_open: bool,
     next_without_scheduler: AtomicUsize,
     /// Bytes of the bodies that are gathered, of all requests together.
@@ -60,10 +64,27 @@ impl Router {
             pool,
             metrics,
             recorder,
+            traces: None,
+            closing: Closing::default(),
             fail_open,
             next_without_scheduler: AtomicUsize::new(0),
             gathered: AtomicUsize::new(0),
         }
+    }
+
+    /// The same router, which writes down what it does with sampled requests.
+    pub fn with_traces(self, traces: Option<Arc<Traces>>) -> Self {
+        Self { traces, ..self }
+    }
+
+    /// Where spans are made, if any are.
+    pub fn traces(&self) -> Option<&Traces> {
+        self.traces.as_deref()
+    }
+
+    /// The end of the server, as the open streams see it.
+    pub fn closing(&self) -> &Closing {
+        &self.closing
     }
 
     /// The counters that this router fills.
@@ -91,12 +112,19 @@ impl Router {
         let body_length = query.body.map_or(0, <[u8]>::len);
         let mut request = self.request(&query)?;
         request.subset = query.subset;
-        request.explain = self.recorder.wants_explanation(now);
+        let trace = self.traces().and_then(Traces::begin_pick);
+        request.explain = self.recorder.wants_explanation(now) || trace.is_some();
         let started = clock::now();
         let decision = catch_unwind(AssertUnwindSafe(|| self.pool.scheduler().pick(&request, now)));
         let succeeded = matches!(decision, Ok(Ok(_)));
         let nanoseconds = clock::now().saturating_sub(started);
         self.metrics.picked(nanoseconds, succeeded);
+        let mut route_headers = Vec::new();
+        if let Some((traces, trace)) = self.traces().zip(trace.as_ref()) {
+            let decision = decision.as_ref().ok().and_then(|decision| decision.as_ref().ok());
+            traces.picked(trace, &request.model, request.priority, decision);
+            route_headers = traces.headers(trace);
+        }
         let context = PickContext { model: &request.model, request_bytes: body_length, nanoseconds };
         let mut recorded = RecordedPick::default();
         let (booking, endpoint, destination) = match decision {
@@ -116,7 +144,11 @@ impl Router {
         let model = self.metrics.model(&request.model);
         model.picked(body_length);
         let pick = Pick { booking, endpoint, received: query.received, first_token: None, recorded, model };
-        Ok((pick, Route::to(destination)))
+        let mut route = Route::to(destination);
+        if !route_headers.is_empty() {
+            route.extras_mut().set_headers.append(&mut route_headers);
+        }
+        Ok((pick, route))
     }
 
     /// Notes the first token of an answer.
@@ -135,6 +167,9 @@ impl Router {
         let duration = now.saturating_sub(pick.received);
         let served = Served { duration, first_token: pick.first_token, response_bytes };
         pick.model.completed(served, &outcome);
+        if self.traces.is_some() {
+            traces::completed(&outcome);
+        }
         self.recorder.completed(pick.recorded, served, &outcome, now);
         if let Some(id) = pick.booking
             && let Err(error) = self.pool.scheduler().complete(id, outcome, now)
@@ -152,6 +187,9 @@ impl Router {
     pub fn refused(&self, refusal: &Refusal) {
         self.metrics.refused(refusal.code);
         self.recorder.refused(clock::now());
+        if self.traces.is_some() {
+            traces::refused(refusal);
+        }
         tracing::debug!(status = refusal.status, code = refusal.code, message = refusal.message, "refused");
     }
 

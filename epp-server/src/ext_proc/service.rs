@@ -11,11 +11,13 @@ use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
 };
 use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
 use futures_core::Stream;
+use opentelemetry::{Context as TraceContext, ContextGuard};
 use p3sched::gateway::Refusal;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::messages::{read_hints, read_message, write_answer};
+use super::messages::{read_hints, read_message, request_headers, write_answer};
 use super::router::Router;
 use super::stream::{Answer, Limits, RequestStream};
 use crate::clock;
@@ -67,6 +69,10 @@ pub struct Exchange {
     request: RequestStream,
     answers: VecDeque<Answer>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The request's span, while it is sampled.
+    trace: Option<TraceContext>,
+    server_end: Pin<Box<OwnedNotified>>,
+    waits_for_end: bool,
     max_message_bytes: usize,
     closed: bool,
 }
@@ -74,12 +80,16 @@ pub struct Exchange {
 impl Exchange {
     fn open(inbound: Streaming<ProcessingRequest>, router: Arc<Router>, limits: ServiceLimits) -> Self {
         let open = router.metrics().stream_opened();
+        let server_end = Box::pin(router.closing().notified());
         let mut exchange = Self {
             inbound,
             router,
             request: RequestStream::new(limits.request),
             answers: VecDeque::new(),
             timer: None,
+            trace: None,
+            server_end,
+            waits_for_end: false,
             max_message_bytes: limits.max_message_bytes,
             closed: false,
         };
@@ -91,6 +101,12 @@ impl Exchange {
     }
 
     fn on_message(&mut self, message: ProcessingRequest) {
+        if let Some(traces) = self.router.traces()
+            && let Some(headers) = request_headers(&message)
+        {
+            self.trace = traces.begin(headers);
+        }
+        let _current = self.enter_trace();
         let hints = read_hints(&message);
         if let Some(message) = message.request.map(read_message) {
             self.request.on_message(message, hints, &self.router, clock::now(), &mut self.answers);
@@ -100,6 +116,7 @@ impl Exchange {
     /// The gateway's side ended; what is left to say is an answer, an error or nothing.
     fn on_end(&mut self, error: Option<&Status>) -> Option<Status> {
         self.closed = true;
+        let _current = self.enter_trace();
         let too_large = error.is_some_and(|status| status.code() == Code::OutOfRange);
         let limit = self.max_message_bytes;
         if too_large && self.request.on_oversized_message(limit, &self.router, &mut self.answers) {
@@ -123,8 +140,27 @@ impl Exchange {
             return false;
         }
         self.timer = None;
+        let _current = self.enter_trace();
         self.request.on_deadline(&self.router, clock::now().max(deadline), &mut self.answers);
         true
+    }
+
+    /// Whether the server ends now; says then what is left to say.
+    fn poll_server_end(&mut self, context: &mut Context<'_>) -> bool {
+        // A stream is polled by one task for all its life, so that its waker is left only once.
+        let woken = !self.waits_for_end && self.server_end.as_mut().poll(context).is_ready();
+        self.waits_for_end = true;
+        let ended = woken || self.router.closing().has_begun();
+        if ended {
+            let _current = self.enter_trace();
+            self.closed = !self.request.on_server_end(&self.router, &mut self.answers);
+        }
+        ended
+    }
+
+    /// Makes the request's span the current one.
+    fn enter_trace(&self) -> Option<ContextGuard> {
+        self.trace.clone().map(TraceContext::attach)
     }
 }
 
@@ -153,7 +189,7 @@ impl Stream for Exchange {
                     }
                 }
                 Poll::Pending => {
-                    if !this.poll_deadline(context) {
+                    if !this.poll_server_end(context) && !this.poll_deadline(context) {
                         return Poll::Pending;
                     }
                 }
@@ -164,6 +200,7 @@ impl Stream for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        let _current = self.enter_trace();
         self.request.on_close(&self.router, clock::now());
         self.router.metrics().stream_closed();
     }

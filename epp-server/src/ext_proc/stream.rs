@@ -316,6 +316,22 @@ impl RequestStream {
         }
     }
 
+    /// Refuses the request or leaves it to the gateway, because the server ends; false when nothing is left to say.
+    ///
+    /// A gateway whose stream ends after the pick passes on by itself what else the engine answers.
+    pub fn on_server_end(&mut self, router: &Router, answers: &mut VecDeque<Answer>) -> bool {
+        if self.is_unanswered() {
+            router.closing().refused();
+            self.refuse(Refusal::shutting_down(), router, answers);
+            return true;
+        }
+        if let Some(pick) = self.pick.take() {
+            router.closing().left();
+            router.lost(&pick);
+        }
+        false
+    }
+
     /// Whether an immediate answer ended the exchange.
     pub fn is_refused(&self) -> bool {
         self.phase == Phase::Refused

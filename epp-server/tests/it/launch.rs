@@ -219,7 +219,6 @@ fn what_is_not_built_is_refused_with_what_to_use() {
         ("--endpoint-target-ports=8000", &["--endpoints"]),
         ("--endpoints-dns=vllm:8000", &["DNS", "--endpoints"]),
         ("--ha-enable-leader-election", &["leader election", "one replica"]),
-        ("--tracing", &["tracing", "`-v`"]),
         ("--metrics-endpoint-auth=true", &["metrics page", "NetworkPolicy"]),
         ("--disable-endpoint-subset-filter", &["subset hint", "let the gateway send none"]),
         ("--emit-endpoint-scores", &["scores", "leave the flag out"]),

@@ -5,12 +5,18 @@ mod admin;
 #[cfg(test)]
 mod discovery_file;
 #[cfg(test)]
+mod drain;
+#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod launch;
+#[cfg(test)]
+mod monitoring;
 #[cfg(test)]
 mod scrape;
 #[cfg(test)]
 mod stream;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod traces;
