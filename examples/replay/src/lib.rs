@@ -1,0 +1,22 @@
+//! Replays traffic against routing policies on simulated engines, in simulated time.
+//!
+//! 1. [`trace`]: requests with their times, recorded or made up by a [`workload`].
+//! 2. [`engine`]: inference engines as far as routing can see them, with the timing of real accelerators.
+//! 3. [`policy`]: every preset of [`p3sched`] and the formulas of its peers, each a real [`p3sched::Scheduler`].
+//! 4. [`simulation`]: the event loop.
+//! 5. [`result`]: what happened to every request, and what follows from it; [`comparison`]: many replays side by side;
+//!    [`figure`]: values with the goals that they have to reach.
+//!
+//! The same trace, options and seed give the same results, to the nanosecond.
+
+pub mod comparison;
+pub mod engine;
+mod error;
+pub mod figure;
+pub mod policy;
+pub mod result;
+pub mod simulation;
+pub mod trace;
+pub mod workload;
+
+pub use error::Error;
