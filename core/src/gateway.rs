@@ -29,8 +29,52 @@ pub const DROPPED_REASON: &str = "x-llm-d-request-dropped-reason";
 /// Value of [`DROPPED_REASON`] when no endpoint can serve the request.
 pub const REJECTED_NO_ENDPOINTS: &str = "rejected-no-endpoints";
 
-/// Value of [`DROPPED_REASON`] when the picker has too much to do.
+/// Value of [`DROPPED_REASON`] when the picker or the endpoints have too much to do.
 pub const REJECTED_SATURATED: &str = "rejected-saturated";
+
+/// Request header that names the prefill endpoint, which the decode endpoint asks for the prompt's KV cache.
+pub const PREFILLER: &str = "x-prefiller-host-port";
+
+/// Request header that gives the request the priority of an `InferenceObjective`.
+pub const OBJECTIVE: &str = "x-llm-d-inference-objective";
+
+/// Request header that says who the request is counted for.
+pub const FAIRNESS_ID: &str = "x-llm-d-inference-fairness-id";
+
+/// Request header with the model that shall serve instead of the one in the body.
+pub const MODEL_REWRITE: &str = "x-llm-d-model-name-rewrite";
+
+/// Request header in which a conformance test names the endpoints to route to.
+pub const TEST_SELECTION: &str = "test-epp-endpoint-selection";
+
+/// Response header that tells a conformance test who served.
+pub const TEST_SERVED: &str = "x-conformance-test-served-endpoint";
+
+/// What a request is counted under that says no [`FAIRNESS_ID`].
+pub const DEFAULT_FAIRNESS_ID: &str = "default-flow";
+
+const OLD_OBJECTIVE: &str = "x-gateway-inference-objective";
+const OLD_FAIRNESS_ID: &str = "x-gateway-inference-fairness-id";
+const OLD_MODEL_REWRITE: &str = "x-gateway-model-name-rewrite";
+
+/// Headers between gateways, pickers and engines: whoever sends one as a client steers what is not his, or tells an engine
+/// what it should not know.
+const STEERING: [&str; 14] = [
+    DESTINATION,
+    DESTINATION_SERVED,
+    DESTINATION_SCORES,
+    SUBSET,
+    DROPPED_REASON,
+    PREFILLER,
+    "x-encoder-hosts-ports",
+    "x-data-parallel-host-port",
+    OBJECTIVE,
+    OLD_OBJECTIVE,
+    FAIRNESS_ID,
+    OLD_FAIRNESS_ID,
+    MODEL_REWRITE,
+    OLD_MODEL_REWRITE,
+];
 
 /// Request headers that name a session, the first that is present counts.
 const SESSION: [&[u8]; 3] = [b"x-session-token", b"x-session-id", b"session-id"];
@@ -45,7 +89,7 @@ const SESSION: [&[u8]; 3] = [b"x-session-token", b"x-session-id", b"session-id"]
 /// let headers = [(b":path".as_slice(), b"/v1/completions".as_slice()), (b"x-session-id", b"me")];
 /// let head = RequestHead::read(headers);
 /// assert_eq!((head.path.as_str(), head.session.as_deref()), ("/v1/completions", Some("me")));
-/// assert!(!head.forged_destination && !head.opaque_body);
+/// assert!(head.steering.is_empty() && !head.opaque_body);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestHead {
@@ -53,8 +97,18 @@ pub struct RequestHead {
     pub path: String,
     /// Session named by a header; it goes before the one in the body.
     pub session: Option<String>,
-    /// Whether the client itself sent [`DESTINATION`].
-    pub forged_destination: bool,
+    /// Name of the objective that gives the request its priority.
+    pub objective: Option<String>,
+    /// Who the request is counted for.
+    pub fairness_id: Option<String>,
+    /// The model that shall serve instead of the one in the body.
+    pub model_rewrite: Option<String>,
+    /// The value of [`TEST_SELECTION`].
+    pub test_selection: Option<String>,
+    /// Name of this request in the logs of everybody who sees it, `x-request-id`.
+    pub request_id: Option<String>,
+    /// Headers that came and must not go on: they are between gateways, pickers and engines.
+    pub steering: Vec<&'static str>,
     /// Whether no prompt can be read from the body: it is compressed or multipart, or the connection is upgraded and what
     /// comes is no body.
     pub opaque_body: bool,
@@ -67,6 +121,7 @@ impl RequestHead {
     pub fn read<'a>(headers: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         let mut head = Self::default();
         let mut session_rank = SESSION.len();
+        let mut old = Self::default();
         for (name, value) in headers {
             match name {
                 b":path" => head.path = text(value),
@@ -75,8 +130,10 @@ impl RequestHead {
                 b"content-encoding" => head.opaque_body |= is_encoded(value),
                 b"content-type" => head.opaque_body |= value.starts_with(b"multipart/"),
                 b"content-length" => head.content_length = text(value).parse().ok(),
-                name if name == DESTINATION.as_bytes() => head.forged_destination = true,
+                b"x-request-id" => head.request_id = some_text(value),
+                name if name == TEST_SELECTION.as_bytes() => head.test_selection = some_text(value),
                 name => {
+                    head.read_steering(&mut old, name, value);
                     let Some(rank) = SESSION.iter().position(|session| *session == name) else { continue };
                     if rank < session_rank && !value.is_empty() {
                         session_rank = rank;
@@ -85,7 +142,28 @@ impl RequestHead {
                 }
             }
         }
+        head.objective = head.objective.or(old.objective);
+        head.fairness_id = head.fairness_id.or(old.fairness_id);
+        head.model_rewrite = head.model_rewrite.or(old.model_rewrite);
         head
+    }
+
+    /// Reads a header that must not go on; values under names of earlier releases go to `old`.
+    fn read_steering(&mut self, old: &mut Self, name: &[u8], value: &[u8]) {
+        if !name.starts_with(b"x-") {
+            return;
+        }
+        let Some(known) = STEERING.into_iter().find(|known| known.as_bytes() == name) else { return };
+        self.steering.push(known);
+        match known {
+            OBJECTIVE => self.objective = some_text(value),
+            OLD_OBJECTIVE => old.objective = some_text(value),
+            FAIRNESS_ID => self.fairness_id = some_text(value),
+            OLD_FAIRNESS_ID => old.fairness_id = some_text(value),
+            MODEL_REWRITE => self.model_rewrite = some_text(value),
+            OLD_MODEL_REWRITE => old.model_rewrite = some_text(value),
+            _ => {}
+        }
     }
 }
 
@@ -127,6 +205,14 @@ pub fn subset_entries(hint: &[u8]) -> Vec<String> {
     entries.filter(|entry| !entry.is_empty()).collect()
 }
 
+/// Whether an entry of a subset hint, with or without a port, means this endpoint.
+pub fn names_endpoint(entry: &str, endpoint: &str) -> bool {
+    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    entry == endpoint
+        || entry == host
+        || host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) == Some(entry)
+}
+
 /// A request that gets an answer from the picker instead of from an endpoint.
 ///
 /// # Example
@@ -165,6 +251,18 @@ impl Refusal {
             },
             _ => Self::new(503, "ServiceUnavailable", error.to_string()),
         }
+    }
+
+    /// 404: no endpoint serves this model.
+    pub fn unknown_model(model: &str) -> Self {
+        Self::new(404, "NotFound", format!("no endpoint of this pool serves the model: `{model}`"))
+    }
+
+    /// 429: requests of negative priority are refused while the endpoints have enough to do.
+    pub fn shed(priority: i32) -> Self {
+        Self::too_much(format!(
+            "endpoints are saturated and the request may wait, by its priority: `{priority}`"
+        ))
     }
 
     /// 408: the request body did not end within the deadline in nanoseconds.
@@ -222,6 +320,11 @@ fn is_encoded(value: &[u8]) -> bool {
     !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
 }
 
+/// A value that is not empty.
+fn some_text(value: &[u8]) -> Option<String> {
+    (!value.is_empty()).then(|| text(value))
+}
+
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
@@ -245,7 +348,34 @@ mod tests {
         ]);
         assert_eq!(head.session.as_deref(), Some("second"));
         assert_eq!((head.path.as_str(), head.content_length), ("/v1/completions", Some(12)));
-        assert!(!head.forged_destination && request(&[(DESTINATION, "")]).forged_destination);
+        assert!(head.steering.is_empty());
+    }
+
+    #[test]
+    fn what_a_client_says_about_its_request_is_read_and_does_not_go_on() {
+        let head = request(&[
+            ("x-gateway-inference-objective", "old"),
+            (OBJECTIVE, "chat"),
+            ("x-gateway-inference-fairness-id", "me"),
+            (MODEL_REWRITE, ""),
+            (DESTINATION, "127.0.0.1:15000"),
+            (PREFILLER, "127.0.0.1:15000"),
+            ("x-request-id", "7"),
+            ("x-other", "1"),
+        ]);
+        assert_eq!((head.objective.as_deref(), head.fairness_id.as_deref()), (Some("chat"), Some("me")));
+        assert_eq!((head.model_rewrite, head.request_id.as_deref()), (None, Some("7")));
+        assert_eq!(
+            head.steering,
+            [
+                "x-gateway-inference-objective",
+                OBJECTIVE,
+                "x-gateway-inference-fairness-id",
+                MODEL_REWRITE,
+                DESTINATION,
+                PREFILLER
+            ]
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod builder;
 mod kv_events;
 mod metrics;
 mod outcome;
+mod saturation;
 mod scratch;
 mod snapshot;
 mod stats;
@@ -34,6 +35,7 @@ use scratch::{Scratch, ScratchSets};
 
 pub use builder::SchedulerBuilder;
 pub use outcome::Outcome;
+pub use saturation::SaturationLimits;
 
 /// Picks endpoints for requests.
 ///

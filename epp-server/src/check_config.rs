@@ -29,7 +29,7 @@ pub fn explain_file(path: &Path) -> Result<String, String> {
 }
 
 fn explain(configuration: &Configuration) -> String {
-    let Configuration { profile, scheduler, endpoints, policies, metrics_page, notes } = configuration;
+    let Configuration { profile, scheduler, endpoints, policies, metrics_page, notes, .. } = configuration;
     let mut lines = vec![format!("profile: {profile}"), "filters, in this order:".to_owned()];
     for filter in &scheduler.filters {
         let meaning = meaning(&filter.filter_type, scheduler);
@@ -62,6 +62,14 @@ fn explain(configuration: &Configuration) -> String {
     if let Some(endpoints) = endpoints {
         let names: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.name).collect();
         lines.push(format!("endpoints: {}", names.join(", ")));
+    }
+    let limits = &configuration.saturation.limits;
+    lines.push(format!(
+        "saturated, so that negative priorities are refused: {} waiting or {} of the KV cache in use, on average",
+        limits.waiting_requests, limits.kv_cache_utilization
+    ));
+    if configuration.serves_tests {
+        lines.push("conformance tests: any client may choose the endpoint by a header".to_owned());
     }
     lines.extend(policies.lines());
     lines.extend(notes.iter().map(|note| format!("note: {note}")));

@@ -12,8 +12,9 @@ use p3sched::{Endpoint, SchedulerConfig};
 use crate::admin::access::AccessRules;
 use crate::clock;
 use crate::config_source::{Configuration, MetricsPage, configuration};
+use crate::ext_proc::protocol::Limits;
+use crate::ext_proc::router::RoutingSettings;
 use crate::ext_proc::service::ServiceLimits;
-use crate::ext_proc::stream::Limits;
 use crate::flags::{Flags, LoadGate};
 use crate::metric_names::WrittenNames;
 use crate::policies::WrittenPolicies;
@@ -66,8 +67,8 @@ pub struct Settings {
     pub scrape: ScrapeSettings,
     /// What requests may use.
     pub limits: ServiceLimits,
-    /// Whether to pick without the scheduler when it has no answer.
-    pub fail_open: bool,
+    /// How requests are routed.
+    pub routing: RoutingSettings,
     /// Whether every pick becomes a line of the log.
     pub log_decisions: bool,
     /// Where traces of requests go, if anywhere.
@@ -84,8 +85,10 @@ impl Settings {
     /// The message names what cannot be read or cannot work, in a file with line and column.
     pub fn from_flags(flags: Flags) -> Result<Self, String> {
         refuse_what_is_not_built(&flags)?;
-        let Configuration { profile, mut scheduler, endpoints, policies, metrics_page, mut notes } =
-            configuration(&flags)?;
+        let configuration = configuration(&flags)?;
+        let routing = routing_settings(&flags, &configuration);
+        let Configuration { profile, mut scheduler, endpoints, policies, metrics_page, mut notes, .. } =
+            configuration;
         apply_flags(&flags, &mut scheduler);
         let endpoints = endpoint_source(&flags, endpoints)?;
         let scrape = scrape_settings(&flags, metrics_page)?;
@@ -127,7 +130,7 @@ impl Settings {
                 max_message_bytes: flags.grpc_max_recv_msg_size,
                 max_streams: flags.max_streams,
             },
-            fail_open: flags.fail_open,
+            routing,
             log_decisions: flags.log_decisions,
             traces,
             drain_timeout: flags.drain_timeout,
@@ -170,18 +173,6 @@ fn refuse_what_is_not_built(flags: &Flags) -> Result<(), String> {
             "restrict who reaches `--metrics-port` by a NetworkPolicy and pass `=false`",
             "--metrics-endpoint-auth",
         ),
-        (
-            flags.disable_endpoint_subset_filter,
-            "a way to ignore the subset hint",
-            "let the gateway send none",
-            "--disable-endpoint-subset-filter",
-        ),
-        (
-            flags.emit_endpoint_scores,
-            "scores in the metadata",
-            "leave the flag out",
-            "--emit-endpoint-scores",
-        ),
     ] {
         if given {
             return Err(format!("this version does not have {what}; hint: {hint}: `{flag}`"));
@@ -217,6 +208,23 @@ fn apply_flags(flags: &Flags, scheduler: &mut SchedulerConfig) {
         if seconds.is_some() && !has_gate {
             scheduler.filters.push(FilterConfig::new(load_gate::TYPE));
         }
+    }
+}
+
+fn routing_settings(flags: &Flags, configuration: &Configuration) -> RoutingSettings {
+    /// Scrapes that may fail before metrics that are scraped seldom count as stale.
+    const MISSED_SCRAPES: f64 = 4.0;
+    let mut saturation = configuration.saturation.limits;
+    if !configuration.saturation.has_age {
+        let seldom = MISSED_SCRAPES * flags.refresh_metrics_interval.as_secs_f64();
+        saturation.stale_seconds = saturation.stale_seconds.max(seldom);
+    }
+    RoutingSettings {
+        fail_open: flags.fail_open,
+        saturation,
+        obeys_subset: !flags.disable_endpoint_subset_filter,
+        emits_scores: flags.emit_endpoint_scores,
+        serves_tests: configuration.serves_tests,
     }
 }
 

@@ -7,7 +7,7 @@ use p3sched::{Endpoint, SchedulerConfig};
 use serde::Deserialize;
 
 use crate::discovery::EndpointEntry;
-use crate::endpoint_picker_config;
+use crate::endpoint_picker_config::{self, WrittenSaturation};
 use crate::flags::Flags;
 use crate::policies::{ModelRewrite, WrittenPolicies};
 use crate::scrape::Scheme;
@@ -21,6 +21,9 @@ pub(crate) struct Configuration {
     /// The endpoints, if the configuration names them.
     pub(crate) endpoints: Option<Vec<Endpoint>>,
     pub(crate) policies: WrittenPolicies,
+    pub(crate) saturation: WrittenSaturation,
+    /// Whether conformance tests say in a header where to route.
+    pub(crate) serves_tests: bool,
     pub(crate) metrics_page: MetricsPage,
     /// What works otherwise than where the configuration was written for.
     pub(crate) notes: Vec<String>,

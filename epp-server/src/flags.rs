@@ -99,6 +99,16 @@ pub struct Flags {
           help_heading = CONFIGURATION)]
     pub fail_open: bool,
 
+    /// Tell the gateway the score of every replica, in the metadata beside the pick
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = CONFIGURATION)]
+    pub emit_endpoint_scores: bool,
+
+    /// Pick from all replicas, whatever subset the gateway names
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = CONFIGURATION)]
+    pub disable_endpoint_subset_filter: bool,
+
     /// Time between two scrapes of a replica's metrics
     #[arg(long, value_name = "TIME", value_parser = parse_positive_time, default_value = "50ms", help_heading = METRICS)]
     pub refresh_metrics_interval: Duration,
@@ -218,16 +228,6 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
     pub metrics_endpoint_auth: bool,
-
-    /// Send the scores of all candidates to the gateway
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
-    pub emit_endpoint_scores: bool,
-
-    /// Ignore the gateway's subset hint
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
-    pub disable_endpoint_subset_filter: bool,
 
     /// Serve a profiler
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",

@@ -152,6 +152,14 @@ impl PolicyTables {
         self.rewrites.get(*place)
     }
 
+    /// Whether an operator wrote down this model, be it as one that is served, that has a rule, or that a rule names.
+    pub fn names(&self, model: &str) -> bool {
+        let is_target = |rewrite: &ModelRewrite| rewrite.targets.iter().any(|target| target.model == model);
+        self.served_models.as_ref().is_some_and(|models| models.contains(model))
+            || self.rewrite_of_model.contains_key(model)
+            || self.rewrites.iter().any(is_target)
+    }
+
     /// Whether a model may be asked for.
     pub fn serves(&self, model: &str) -> bool {
         self.served_models.as_ref().is_none_or(|models| models.contains(model))

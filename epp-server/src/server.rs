@@ -78,7 +78,7 @@ impl Server {
         let recorder = Arc::new(Recorder::new(settings.log_decisions)?);
         let traces = settings.traces.as_ref().map(Traces::new).transpose()?.map(Arc::new);
         let router =
-            Router::new(Arc::clone(&pool), Arc::clone(&metrics), Arc::clone(&recorder), settings.fail_open)
+            Router::new(Arc::clone(&pool), Arc::clone(&metrics), Arc::clone(&recorder), settings.routing)
                 .with_traces(traces.clone());
         let certificate = match settings.secure_serving {
             true => Some(Arc::new(ServedCertificate::new(settings.certificates.as_deref())?)),

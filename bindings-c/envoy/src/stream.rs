@@ -80,8 +80,8 @@ impl RequestStream {
         end_of_stream: bool,
     ) -> Flow {
         self.head = RequestHead::read(gateway.headers(Side::Request));
-        if self.head.forged_destination {
-            gateway.set_request_header(DESTINATION, None);
+        for name in &self.head.steering {
+            gateway.set_request_header(name, None);
         }
         if end_of_stream || self.head.opaque_body {
             return self.settle(gateway, router, None);

@@ -11,6 +11,7 @@ use super::cold_order::ColdOrder;
 use super::pool::{EndpointPool, Versions};
 use super::state::{EndpointState, LoadModel, NANOSECONDS};
 use super::{AdapterState, Candidate};
+use crate::gateway::names_endpoint;
 use crate::scorer::{largest_known, smallest_known};
 
 /// What holds for all rows of a pick together.
@@ -305,14 +306,6 @@ impl WaitColumns {
             *seconds = *tokens / rate;
         }
     }
-}
-
-/// Whether an entry of a subset, with or without a port, means this endpoint.
-fn names_endpoint(allowed: &str, name: &str) -> bool {
-    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
-    allowed == name
-        || allowed == host
-        || host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) == Some(allowed)
 }
 
 fn is_admissible(row: &Candidate) -> bool {

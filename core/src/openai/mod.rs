@@ -53,8 +53,8 @@ use self::canonical::Pieces;
 use self::json::{Fault, Scan, Scanner};
 use crate::{Error, Prompt, Request};
 
-/// What a request body holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a request body holds; by default nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Body {
     /// What is needed to pick an endpoint.
@@ -90,7 +90,7 @@ pub struct Body {
 /// ```
 pub fn scan(path: &str, body: &[u8]) -> Result<Body, Error> {
     let Some(api) = Api::of(path) else {
-        return Ok(Body { request: Request::default(), model_span: None });
+        return Ok(Body::default());
     };
     let mut fields = Fields::new(body);
     fields.read(api, &mut Scanner::new(body)).map_err(|fault| Error::InvalidRequest(fault.describe(body)))?;

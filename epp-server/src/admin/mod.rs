@@ -14,6 +14,7 @@ pub mod metrics;
 mod page;
 mod pool_metrics;
 pub mod recorder;
+mod request_metrics;
 
 use std::sync::Arc;
 

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 
 use super::decision_log::{DecisionLog, DecisionRecord, Observed};
 use super::history::{History, HistoryColumns};
-use super::metrics::{Served, bounded_name};
+use super::metrics::Served;
+use super::request_metrics::bounded;
 use crate::clock;
 
 /// Target of the lines that [`Recorder`] logs, one per pick.
@@ -71,7 +72,7 @@ impl Recorder {
 
     /// Records a decision of the scheduler.
     pub fn picked(&self, decision: Decision, context: PickContext<'_>, now: u64) -> RecordedPick {
-        let model = bounded_name(context.model);
+        let model = bounded(context.model);
         if self.log_decisions {
             log_decision(&decision, PickContext { model, ..context });
         }
@@ -94,7 +95,7 @@ impl Recorder {
                 target: LOG_TARGET,
                 id = 0,
                 endpoint,
-                model = bounded_name(context.model),
+                model = bounded(context.model),
                 request_bytes = context.request_bytes,
                 pick_microseconds = context.nanoseconds as f64 / 1e3,
                 "picked without the scheduler"

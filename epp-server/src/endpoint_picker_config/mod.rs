@@ -14,6 +14,7 @@ mod data_layer;
 mod document;
 mod parameters;
 mod plugin_types;
+mod saturation;
 
 use p3sched::config::{FilterConfig, PickerConfig, ScorerConfig};
 use p3sched::filter::{load_gate, prefix_affinity, reachable, role, subset};
@@ -24,6 +25,7 @@ use serde_norway::Value;
 
 use self::document::{Fault, Node, nearest};
 use self::plugin_types::{Decider, Part};
+pub(crate) use self::saturation::WrittenSaturation;
 use crate::config_source::Configuration;
 
 /// What the reference picker runs without a configuration.
@@ -109,7 +111,7 @@ fn read(root: &Node<'_>) -> Result<Configuration, Fault> {
     configuration.profile = format!("EndpointPickerConfig, profile `{profile}`");
     read_server_plugins(&plugins, &mut configuration)?;
     read_profile(&plugins, &references, &mut configuration)?;
-    read_other_sections(root, &plugins, &mut configuration.notes)?;
+    read_other_sections(root, &plugins, &mut configuration)?;
     Ok(configuration)
 }
 
@@ -277,7 +279,7 @@ fn referenced<'p, 'a>(node: &Node<'_>, plugins: &'p [Plugin<'a>]) -> Result<&'p 
 
 /// Plugins that are not part of a profile.
 fn read_server_plugins(plugins: &[Plugin<'_>], configuration: &mut Configuration) -> Result<(), Fault> {
-    let Configuration { scheduler, metrics_page, notes, .. } = configuration;
+    let Configuration { scheduler, metrics_page, notes, saturation, serves_tests, .. } = configuration;
     let mut index: Option<&str> = None;
     for plugin in plugins {
         match (plugin.part, &plugin.parameters) {
@@ -305,6 +307,11 @@ fn read_server_plugins(plugins: &[Plugin<'_>], configuration: &mut Configuration
                     )
                 })?;
             }
+            (Part::Saturation, Some(parameters)) => {
+                parameters.only(&saturation::PARAMETERS)?;
+                saturation::read(parameters, saturation, notes)?;
+            }
+            (Part::ConformanceTest, _) => *serves_tests = true,
             (Part::SingleProfile | Part::BuiltIn, Some(parameters)) => parameters.only(&[])?,
             (Part::WithoutEffect(why), _) => notes.push(format!("{} has no effect: {why}", plugin.name)),
             _ => {}
@@ -420,21 +427,20 @@ fn note_unused(plugins: &[Plugin<'_>], references: &[Reference<'_, '_>], notes: 
 fn read_other_sections(
     root: &Node<'_>,
     plugins: &[Plugin<'_>],
-    notes: &mut Vec<String>,
+    configuration: &mut Configuration,
 ) -> Result<(), Fault> {
     if let Some(detector) = root.get("saturationDetector") {
-        detector.only(&["pluginRef"])?;
+        let known: Vec<&str> = saturation::PARAMETERS.into_iter().chain(["pluginRef"]).collect();
+        detector.only(&known)?;
+        saturation::read(&detector, &mut configuration.saturation, &mut configuration.notes)?;
         if detector
             .get("pluginRef")
             .is_some_and(|name| name.text().is_ok_and(|name| name != "utilization-detector"))
         {
             referenced(&detector, plugins)?;
         }
-        notes.push(
-            "`saturationDetector` has no effect: requests of negative priority are not shed by this version"
-                .to_owned(),
-        );
     }
+    let notes = &mut configuration.notes;
     read_feature_gates(root, notes)?;
     if root.get("flowControl").is_some() {
         notes.push("`flowControl` has no effect: its feature gate is off".to_owned());

@@ -34,6 +34,10 @@ pub(super) enum Part {
     MetricsExtractor,
     /// Reads prompts without a tokenizer, if it is not told to use one.
     TokenEstimate,
+    /// When requests of negative priority are refused.
+    Saturation,
+    /// Lets a header name the endpoints to route to.
+    ConformanceTest,
     /// Is part of the server, whatever the configuration says; takes no parameters.
     BuiltIn,
     /// Means nothing here; the text says why.
@@ -59,10 +63,9 @@ const FLOW: &str = "leave it out, requests are not queued here";
 const MULTI: &str = "use single-profile-handler";
 const PARSER: &str = "use openai-parser";
 const FLOW_OFF: &str = "flow control is off";
-const SATURATION: &str = "requests of negative priority are not shed by this version";
 
 /// Every type with what it is for.
-const TYPES: [(&str, Part); 78] = [
+const TYPES: [(&str, Part); 79] = [
     ("queue-scorer", Part::Scorer(queue::TYPE)),
     ("kv-cache-utilization-scorer", Part::Scorer(kv_cache_utilization::TYPE)),
     ("kv-cache-scorer", Part::Scorer(kv_cache_utilization::TYPE)),
@@ -99,7 +102,7 @@ const TYPES: [(&str, Part); 78] = [
     ("metrics-data-source", Part::MetricsSource),
     ("core-metrics-extractor", Part::MetricsExtractor),
     ("model-server-protocol-metrics", Part::MetricsExtractor),
-    ("utilization-detector", Part::WithoutEffect(SATURATION)),
+    ("utilization-detector", Part::Saturation),
     ("concurrency-detector", Part::Unbuilt("use --max-streams, or utilization-detector")),
     ("openai-parser", Part::BuiltIn),
     ("anthropic-parser", Part::BuiltIn),
@@ -136,7 +139,8 @@ const TYPES: [(&str, Part); 78] = [
     ("by-label", Part::Unbuilt(LABELS)),
     ("by-label-selector", Part::Unbuilt(LABELS)),
     ("label-selector-filter", Part::Unbuilt(LABELS)),
-    ("header-based-testing-filter", Part::Unbuilt("use the subset hint of the gateway")),
+    ("header-based-testing-filter", Part::ConformanceTest),
+    ("destination-endpoint-served-verifier", Part::ConformanceTest),
     ("low-queue-filter", Part::Unbuilt("use queue-scorer")),
     ("least-queue-filter", Part::Unbuilt("use queue-scorer")),
     ("least-kv-cache-filter", Part::Unbuilt("use kv-cache-utilization-scorer")),

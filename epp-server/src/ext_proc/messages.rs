@@ -15,8 +15,8 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 use p3sched::gateway::{self, Refusal, RequestHead, ResponseHead};
 
+use super::protocol::{Answer, BodyMode, BodyModes, Hints, Message};
 use super::route::{Extras, Route};
-use super::stream::{Answer, BodyMode, BodyModes, Hints, Message};
 
 /// Envoy's attribute with the address of the host that answered.
 const UPSTREAM_ADDRESS: &str = "upstream.address";
@@ -108,24 +108,39 @@ pub(super) fn write_answer(answer: Answer) -> ProcessingResponse {
         Some(picked(destination, extras))
     };
     let response = match answer {
-        Answer::RequestHeaders { route, remove_forged } => {
-            let mut response = picked(route);
-            if remove_forged {
-                let remove_headers = vec![gateway::DESTINATION.to_owned()];
-                let header_mutation = Some(HeaderMutation { remove_headers, ..HeaderMutation::default() });
-                response = Some(CommonResponse { header_mutation, ..CommonResponse::default() });
-            }
+        Answer::RequestHeaders { route, remove } => {
+            let response = match picked(route) {
+                Some(mut response) => {
+                    remove_headers(&mut response, remove);
+                    Some(response)
+                }
+                None => changed(Vec::new(), remove),
+            };
             Response::RequestHeaders(HeadersResponse { response })
         }
-        Answer::RequestBody { route } => Response::RequestBody(BodyResponse { response: picked(route) }),
+        Answer::RequestBody { route, replacement } => {
+            let mut response = picked(route);
+            if let Some(body) = replacement {
+                response.get_or_insert_default().body_mutation = Some(replaced(body));
+            }
+            Response::RequestBody(BodyResponse { response })
+        }
         Answer::RequestTrailers { route } => {
             // Headers can no longer be changed.
             picked(route);
             Response::RequestTrailers(TrailersResponse::default())
         }
         Answer::RequestChunk { body, end_of_stream } => Response::RequestBody(chunk(body, end_of_stream)),
-        Answer::ResponseHeaders => Response::ResponseHeaders(HeadersResponse::default()),
-        Answer::ResponseBody => Response::ResponseBody(BodyResponse::default()),
+        Answer::ResponseHeaders { set, remove } => {
+            Response::ResponseHeaders(HeadersResponse { response: changed(set, remove) })
+        }
+        Answer::ResponseBody { replacement } => {
+            let response = replacement.map(|body| CommonResponse {
+                body_mutation: Some(replaced(body)),
+                ..CommonResponse::default()
+            });
+            Response::ResponseBody(BodyResponse { response })
+        }
         Answer::ResponseChunk { body, end_of_stream } => Response::ResponseBody(chunk(body, end_of_stream)),
         Answer::ResponseTrailers => Response::ResponseTrailers(TrailersResponse::default()),
         Answer::Immediate(refusal) => Response::ImmediateResponse(immediate(&refusal)),
@@ -137,7 +152,38 @@ fn picked(destination: String, extras: Extras) -> CommonResponse {
     let mut set_headers = vec![set_header(gateway::DESTINATION, destination)];
     set_headers.extend(extras.set_headers.into_iter().map(|(name, value)| set_header(name, value)));
     let mutation = HeaderMutation { set_headers, remove_headers: Vec::new() };
-    CommonResponse { header_mutation: Some(mutation), clear_route_cache: true, ..CommonResponse::default() }
+    let mut response = CommonResponse {
+        header_mutation: Some(mutation),
+        clear_route_cache: true,
+        ..CommonResponse::default()
+    };
+    remove_headers(&mut response, extras.remove_headers);
+    response
+}
+
+/// Removes headers, but for those that are set.
+fn remove_headers(response: &mut CommonResponse, remove: Vec<&'static str>) {
+    if remove.is_empty() {
+        return;
+    }
+    let HeaderMutation { set_headers, remove_headers } = response.header_mutation.get_or_insert_default();
+    let is_set =
+        |name: &str| set_headers.iter().filter_map(|set| set.header.as_ref()).any(|set| set.key == name);
+    remove_headers.extend(remove.into_iter().filter(|name| !is_set(name)).map(str::to_owned));
+}
+
+fn changed(set: Vec<(&'static str, String)>, remove: Vec<&'static str>) -> Option<CommonResponse> {
+    if set.is_empty() && remove.is_empty() {
+        return None;
+    }
+    let set_headers = set.into_iter().map(|(name, value)| set_header(name, value)).collect();
+    let remove_headers = remove.into_iter().map(str::to_owned).collect();
+    let header_mutation = Some(HeaderMutation { set_headers, remove_headers });
+    Some(CommonResponse { header_mutation, ..CommonResponse::default() })
+}
+
+fn replaced(body: Bytes) -> BodyMutation {
+    BodyMutation { mutation: Some(body_mutation::Mutation::Body(body.into())) }
 }
 
 fn set_header(name: &str, value: String) -> HeaderValueOption {

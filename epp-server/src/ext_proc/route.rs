@@ -20,6 +20,8 @@ pub struct Route {
 pub struct Extras {
     /// Request headers to set over whatever the client sent, as name and value.
     pub set_headers: Vec<(&'static str, String)>,
+    /// Request headers that must not go on.
+    pub remove_headers: Vec<&'static str>,
     /// Score of every endpoint that was rated, for the metadata; empty when nobody asked for it.
     pub scores: Vec<(Arc<str>, f32)>,
     /// What is replaced in the body.
@@ -51,8 +53,53 @@ impl Route {
         self.extras.get_or_insert_default()
     }
 
+    /// Takes out what is replaced in the body.
+    pub fn take_splice(&mut self) -> Option<Splice> {
+        self.extras.as_mut()?.splice.take()
+    }
+
     /// The destination and what goes beyond it.
     pub fn into_parts(self) -> (String, Extras) {
         (self.destination, self.extras.map(|extras| *extras).unwrap_or_default())
+    }
+}
+
+impl Splice {
+    /// The body with the piece replaced; nothing of it is copied.
+    pub fn apply(&self, chunks: Vec<Bytes>) -> Vec<Bytes> {
+        let mut spliced = Vec::with_capacity(chunks.len() + 2);
+        let mut start = 0;
+        for chunk in chunks {
+            let end = start + chunk.len();
+            let within = |at: usize| at.clamp(start, end) - start;
+            spliced.push(chunk.slice(..within(self.span.start)));
+            if (start..end).contains(&self.span.start) {
+                spliced.push(self.replacement.clone());
+            }
+            spliced.push(chunk.slice(within(self.span.end)..));
+            start = end;
+        }
+        spliced.retain(|chunk| !chunk.is_empty());
+        spliced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_replaced_wherever_the_chunks_end() {
+        let body = Bytes::from_static(b"{\"model\": \"llama\", \"n\": 12345678901234567890}");
+        let splice = Splice { span: 10..17, replacement: Bytes::from_static(b"\"llama-8b\"") };
+        for size in 1..=body.len() {
+            let chunks = (0..body.len()).step_by(size);
+            let chunks = chunks.map(|at| body.slice(at..body.len().min(at + size))).collect();
+            assert_eq!(
+                splice.apply(chunks).concat(),
+                b"{\"model\": \"llama-8b\", \"n\": 12345678901234567890}",
+                "chunks of {size}"
+            );
+        }
     }
 }

@@ -1,18 +1,24 @@
 //! From what was seen of a request to a pick or a refusal.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use p3sched::gateway::{Refusal, RequestHead};
+use p3sched::gateway::{DEFAULT_FAIRNESS_ID, Refusal, RequestHead, names_endpoint, subset_entries};
+use p3sched::openai::{self, Body};
+use p3sched::scheduler::SaturationLimits;
 use p3sched::{Decision, Outcome, Request};
 
+use super::admission::Admission;
 use super::closing::Closing;
+use super::model_name::ModelNames;
 use super::route::Route;
-use crate::admin::metrics::{Metrics, ModelMetrics, Served};
+use crate::admin::metrics::{Metrics, RequestLabels, RequestMetrics, Served};
 use crate::admin::recorder::{PickContext, RecordedPick, Recorder};
 use crate::clock;
 use crate::discovery::Pool;
+use crate::policies::PolicyTables;
 use crate::traces::{self, Traces};
 
 /// What was seen of a request when the pick is due.
@@ -30,6 +36,35 @@ pub struct Query<'a> {
     pub received: u64,
 }
 
+/// How requests are routed, beside what the scheduler and the policies say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RoutingSettings {
+    /// Whether a request for which the scheduler has no answer goes to the endpoints in turn; else it is refused with
+    /// 503. A subset hint is always obeyed.
+    pub fail_open: bool,
+    /// When requests of negative priority are refused.
+    pub saturation: SaturationLimits,
+    /// Whether the gateway's subset hint counts.
+    pub obeys_subset: bool,
+    /// Whether the gateway is told the score of every endpoint.
+    pub emits_scores: bool,
+    /// Whether a header names the endpoints to route to, and another one says who served: for conformance tests alone,
+    /// since any client may send it.
+    pub serves_tests: bool,
+}
+
+impl Default for RoutingSettings {
+    fn default() -> Self {
+        Self {
+            fail_open: true,
+            saturation: SaturationLimits::default(),
+            obeys_subset: true,
+            emits_scores: false,
+            serves_tests: false,
+        }
+    }
+}
+
 /// A picked request until its response has ended.
 pub struct Pick {
     /// The scheduler's booking; `None` when the pick was made without the scheduler.
@@ -37,8 +72,28 @@ pub struct Pick {
     endpoint: Arc<str>,
     received: u64,
     first_token: Option<u64>,
+    last_piece: u64,
     recorded: RecordedPick,
-    model: Arc<ModelMetrics>,
+    metrics: Arc<RequestMetrics>,
+    /// The model that serves and the one that the client named, where they differ.
+    models: Option<Box<(String, String)>>,
+}
+
+impl Pick {
+    /// What makes the answer name the model that the client named, where another one serves.
+    pub(super) fn model_names(&self) -> Option<ModelNames> {
+        let (served, asked) = self.models.as_deref()?;
+        Some(ModelNames::new(served, asked))
+    }
+}
+
+/// What the scheduler answered.
+struct Asked {
+    decision: Result<Decision, Refusal>,
+    /// How long it took.
+    nanoseconds: u64,
+    /// Headers that make spans of the engine children of the pick's.
+    trace_headers: Vec<(&'static str, String)>,
 }
 
 /// Puts requests to the scheduler and keeps its books.
@@ -48,26 +103,30 @@ pub struct Router {
     recorder: Arc<Recorder>,
     traces: Option<Arc<Traces>>,
     closing: Closing,
-    fail_open: bool,
+    settings: RoutingSettings,
     next_without_scheduler: AtomicUsize,
+    draws: AtomicU64,
     /// Bytes of the bodies that are gathered, of all requests together.
     gathered: AtomicUsize,
 }
 
 impl Router {
     /// A router over the endpoints of a pool.
-    ///
-    /// With `fail_open` a request for which the scheduler has no answer goes to the endpoints in turn, else it is
-    /// refused with 503. A subset hint is always obeyed.
-    pub fn new(pool: Arc<Pool>, metrics: Arc<Metrics>, recorder: Arc<Recorder>, fail_open: bool) -> Self {
+    pub fn new(
+        pool: Arc<Pool>,
+        metrics: Arc<Metrics>,
+        recorder: Arc<Recorder>,
+        settings: RoutingSettings,
+    ) -> Self {
         Self {
             pool,
             metrics,
             recorder,
             traces: None,
             closing: Closing::default(),
-            fail_open,
+            settings,
             next_without_scheduler: AtomicUsize::new(0),
+            draws: AtomicU64::new(0),
             gathered: AtomicUsize::new(0),
         }
     }
@@ -87,6 +146,11 @@ impl Router {
         &self.closing
     }
 
+    /// How requests are routed.
+    pub fn settings(&self) -> &RoutingSettings {
+        &self.settings
+    }
+
     /// The counters that this router fills.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -103,56 +167,35 @@ impl Router {
         self.gathered.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Picks an endpoint; the second value is what the gateway is told.
+    /// Picks an endpoint; the second value is what the gateway is told. A refusal is counted.
     ///
     /// # Errors
     ///
     /// A [`Refusal`] is what the client has to be told.
     pub fn pick(&self, query: Query<'_>, now: u64) -> Result<(Pick, Route), Refusal> {
-        let body_length = query.body.map_or(0, <[u8]>::len);
-        let mut request = self.request(&query)?;
-        request.subset = query.subset;
-        let trace = self.traces().and_then(Traces::begin_pick);
-        request.explain = self.recorder.wants_explanation(now) || trace.is_some();
+        let tables = self.pool.policies().tables();
         let started = clock::now();
-        let decision = catch_unwind(AssertUnwindSafe(|| self.pool.scheduler().pick(&request, now)));
-        let succeeded = matches!(decision, Ok(Ok(_)));
-        let nanoseconds = clock::now().saturating_sub(started);
-        self.metrics.picked(nanoseconds, succeeded);
-        let mut route_headers = Vec::new();
-        if let Some((traces, trace)) = self.traces().zip(trace.as_ref()) {
-            let decision = decision.as_ref().ok().and_then(|decision| decision.as_ref().ok());
-            traces.picked(trace, &request.model, request.priority, decision);
-            route_headers = traces.headers(trace);
-        }
-        let context = PickContext { model: &request.model, request_bytes: body_length, nanoseconds };
-        let mut recorded = RecordedPick::default();
-        let (booking, endpoint, destination) = match decision {
-            Ok(Ok(decision)) => {
-                let destination = destination(&decision);
-                let (id, endpoint) = (decision.id, Arc::clone(&decision.endpoint));
-                recorded = self.recorder.picked(decision, context, now);
-                (Some(id), endpoint, destination)
-            }
-            Ok(Err(error)) => self.pick_without_scheduler(&request, Refusal::from_error(&error))?,
-            Err(_panic) => self.pick_without_scheduler(&request, Refusal::internal(503))?,
-        };
-        if booking.is_none() {
-            self.recorder.picked_without_scheduler(&endpoint, context, now);
-        }
-        tracing::debug!(%destination, model = request.model, bytes = body_length, "picked");
-        let model = self.metrics.model(&request.model);
-        model.picked(body_length);
-        let pick = Pick { booking, endpoint, received: query.received, first_token: None, recorded, model };
-        let mut route = Route::to(destination);
-        if !route_headers.is_empty() {
-            route.extras_mut().set_headers.append(&mut route_headers);
-        }
-        Ok((pick, route))
+        let body = read_body(&query).inspect_err(|refusal| self.refused(refusal))?;
+        self.metrics.parsed(clock::now().saturating_sub(started));
+        let draw = self.draw(query.head.session.as_deref().or(body.request.session.as_deref()));
+        let admission = Admission::new(&tables, query.head, body, draw);
+        let metrics = self.request_metrics(&tables, query.head, &admission);
+        let picked = admission
+            .check_model(&tables)
+            .and_then(|()| self.pick_admitted(admission, query, Arc::clone(&metrics), now));
+        picked.inspect_err(|refusal| {
+            metrics.failed(refusal.code);
+            self.note_refusal(refusal);
+        })
     }
 
-    /// Notes the first token of an answer.
-    pub fn first_token(&self, pick: &mut Pick, now: u64) {
+    /// Notes a piece of an answer that comes token by token; the first one is the first token.
+    pub fn token(&self, pick: &mut Pick, now: u64) {
+        let last_piece = std::mem::replace(&mut pick.last_piece, now);
+        if pick.first_token.is_some() {
+            pick.metrics.token_gap(now.saturating_sub(last_piece));
+            return;
+        }
         pick.first_token = Some(now.saturating_sub(pick.received));
         if let Some(id) = pick.booking
             && let Err(error) = self.pool.scheduler().first_token(id, now)
@@ -161,14 +204,24 @@ impl Router {
         }
     }
 
-    /// Notes the end of an answer, of which so many bytes were seen.
-    pub fn complete(&self, pick: &Pick, mut outcome: Outcome, response_bytes: u64, now: u64) {
+    /// Notes the end of an answer, of which so many bytes were seen; `error_code` is for what the endpoint could not do.
+    pub fn complete(
+        &self,
+        pick: &Pick,
+        mut outcome: Outcome,
+        response_bytes: u64,
+        error_code: Option<&'static str>,
+        now: u64,
+    ) {
         outcome.served_by = outcome.served_by.filter(|served_by| **served_by != *pick.endpoint);
         let duration = now.saturating_sub(pick.received);
         let served = Served { duration, first_token: pick.first_token, response_bytes };
-        pick.model.completed(served, &outcome);
+        pick.metrics.completed(served, &outcome);
         if self.traces.is_some() {
             traces::completed(&outcome);
+        }
+        if let Some(error_code) = error_code {
+            pick.metrics.failed(error_code);
         }
         self.recorder.completed(pick.recorded, served, &outcome, now);
         if let Some(id) = pick.booking
@@ -180,34 +233,171 @@ impl Router {
 
     /// Gives up a request whose end will not be seen: its booking stays until it expires.
     pub fn lost(&self, pick: &Pick) {
-        pick.model.lost();
+        pick.metrics.lost();
     }
 
-    /// Counts a request that was refused.
+    /// Counts a request that was refused before it was read.
     pub fn refused(&self, refusal: &Refusal) {
-        self.metrics.refused(refusal.code);
+        self.metrics.refused_unread(refusal.code);
+        self.note_refusal(refusal);
+    }
+
+    fn note_refusal(&self, refusal: &Refusal) {
         self.recorder.refused(clock::now());
         if self.traces.is_some() {
             traces::refused(refusal);
         }
-        tracing::debug!(status = refusal.status, code = refusal.code, message = refusal.message, "refused");
+        // Without the message, which may quote the request.
+        tracing::debug!(status = refusal.status, code = refusal.code, "refused");
     }
 
-    /// What the scheduler is asked; without a readable body only load decides.
-    fn request(&self, query: &Query<'_>) -> Result<Request, Refusal> {
-        let path = query.head.path.split('?').next().unwrap_or_default();
-        let mut request = match query.body {
-            Some(body) if !query.head.opaque_body => match Request::from_body(path, body) {
-                Ok(request) => request,
-                Err(_) if query.truncated => Request::default(),
-                Err(error) => return Err(Refusal::from_error(&error)),
-            },
-            _ => Request::default(),
+    fn pick_admitted(
+        &self,
+        admission: Admission,
+        query: Query<'_>,
+        metrics: Arc<RequestMetrics>,
+        now: u64,
+    ) -> Result<(Pick, Route), Refusal> {
+        let Admission { mut request, asked_model, splice, rewrite } = admission;
+        let selection = self.test_selection(query.head);
+        request.subset = match selection.as_deref() {
+            Some(selected) => Some(selected.iter().take(1).map(ToString::to_string).collect()),
+            None => query.subset.filter(|_| self.settings.obeys_subset),
         };
-        if let Some(session) = &query.head.session {
-            request.session = Some(session.clone());
+        self.shed(&request, now)?;
+        let Asked { decision, nanoseconds, mut trace_headers } = self.ask_scheduler(&mut request, now);
+        let body_length = query.body.map_or(0, <[u8]>::len);
+        let context = PickContext { model: &request.model, request_bytes: body_length, nanoseconds };
+        let mut recorded = RecordedPick::default();
+        let (booking, endpoint, mut route) = match decision {
+            Ok(decision) => {
+                self.metrics.matched(decision.matched_tokens, decision.prompt_tokens);
+                let route = self.route(&decision, selection.as_deref());
+                let (id, endpoint) = (decision.id, Arc::clone(&decision.endpoint));
+                recorded = self.recorder.picked(decision, context, now);
+                (Some(id), endpoint, route)
+            }
+            Err(refusal) => self.pick_without_scheduler(&request, refusal)?,
+        };
+        if booking.is_none() {
+            self.recorder.picked_without_scheduler(&endpoint, context, now);
         }
-        Ok(request)
+        if let (Some(rule), Some(asked)) = (rewrite, &asked_model) {
+            self.metrics.rewritten(&rule, asked, &request.model);
+        }
+        if splice.is_some() {
+            route.extras_mut().splice = splice;
+        }
+        if !trace_headers.is_empty() {
+            route.extras_mut().set_headers.append(&mut trace_headers);
+        }
+        let request_id = query.head.request_id.as_deref();
+        tracing::debug!(destination = %route.destination, model = request.model, bytes = body_length, request_id, "picked");
+        metrics.picked(body_length);
+        self.metrics.request_processed(clock::now().saturating_sub(query.received));
+        let pick = Pick {
+            booking,
+            endpoint,
+            received: query.received,
+            first_token: None,
+            last_piece: 0,
+            recorded,
+            metrics,
+            models: asked_model.map(|asked| Box::new((request.model, asked))),
+        };
+        Ok((pick, route))
+    }
+
+    fn ask_scheduler(&self, request: &mut Request, now: u64) -> Asked {
+        let trace = self.traces().and_then(Traces::begin_pick);
+        request.explain =
+            self.recorder.wants_explanation(now) || self.settings.emits_scores || trace.is_some();
+        let started = clock::now();
+        let decision = catch_unwind(AssertUnwindSafe(|| self.pool.scheduler().pick(request, now)));
+        let nanoseconds = clock::now().saturating_sub(started);
+        let decision = match decision {
+            Ok(decision) => decision.map_err(|error| Refusal::from_error(&error)),
+            Err(_panic) => Err(Refusal::internal(503)),
+        };
+        let picked = decision.as_ref().ok();
+        self.metrics.scheduled(nanoseconds, &request.model, picked.map(|decision| &*decision.endpoint));
+        let mut trace_headers = Vec::new();
+        if let Some((traces, trace)) = self.traces().zip(trace.as_ref()) {
+            traces.picked(trace, &request.model, request.priority, picked);
+            trace_headers = traces.headers(trace);
+        }
+        Asked { decision, nanoseconds, trace_headers }
+    }
+
+    fn request_metrics(
+        &self,
+        tables: &PolicyTables,
+        head: &RequestHead,
+        admission: &Admission,
+    ) -> Arc<RequestMetrics> {
+        let labels = RequestLabels {
+            model: admission.asked_model(),
+            target_model: &admission.request.model,
+            fairness_id: head.fairness_id.as_deref().unwrap_or(DEFAULT_FAIRNESS_ID),
+            priority: admission.request.priority,
+        };
+        self.metrics.request(labels, || tables.names(labels.model) && tables.names(labels.target_model))
+    }
+
+    /// Refuses a request of negative priority while the endpoints have more to do than they should.
+    fn shed(&self, request: &Request, now: u64) -> Result<(), Refusal> {
+        if request.priority >= 0 {
+            return Ok(());
+        }
+        let limits = &self.settings.saturation;
+        let saturation = self.pool.scheduler().saturation(limits, request.subset.as_deref(), now);
+        if saturation < 1.0 { Ok(()) } else { Err(Refusal::shed(request.priority)) }
+    }
+
+    /// A number that is spread evenly over all of `u64`; the requests of a session share one.
+    fn draw(&self, session: Option<&str>) -> u64 {
+        /// 2⁶⁴ divided by the golden ratio: its multiples fill the range more evenly than chance does.
+        const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+        let Some(session) = session else {
+            return self.draws.fetch_add(1, Ordering::Relaxed).wrapping_mul(STEP);
+        };
+        let mut hasher = DefaultHasher::new();
+        session.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The endpoints that a conformance test asks for, in its order.
+    fn test_selection(&self, head: &RequestHead) -> Option<Vec<Arc<str>>> {
+        let written = head.test_selection.as_deref().filter(|_| self.settings.serves_tests)?;
+        let endpoints = self.pool.endpoints();
+        let mut selected: Vec<Arc<str>> = Vec::new();
+        for entry in subset_entries(written.as_bytes()) {
+            let known = endpoints.iter().map(|endpoint| &endpoint.name);
+            let fits = |name: &&Arc<str>| names_endpoint(&entry, name) && !selected.contains(name);
+            if let Some(name) = known.into_iter().find(fits) {
+                selected.push(Arc::clone(name));
+            }
+        }
+        Some(selected)
+    }
+
+    /// What the gateway is told of a decision.
+    fn route<'a>(&self, decision: &'a Decision, selection: Option<&'a [Arc<str>]>) -> Route {
+        let fallbacks = selection
+            .as_ref()
+            .map_or(decision.fallbacks.as_slice(), |selected| selected.get(1..).unwrap_or_default());
+        let mut destination = decision.endpoint.to_string();
+        for fallback in fallbacks {
+            destination.push(',');
+            destination.push_str(fallback);
+        }
+        let mut route = Route::to(destination);
+        if let Some(explanation) = decision.explanation().filter(|_| self.settings.emits_scores) {
+            let rated = explanation.endpoints.iter();
+            route.extras_mut().scores =
+                rated.filter_map(|rated| Some((Arc::clone(&rated.endpoint), rated.total?))).collect();
+        }
+        route
     }
 
     /// Fails open: some endpoint is better than none when the scheduler has no answer but a refusal.
@@ -215,27 +405,30 @@ impl Router {
         &self,
         request: &Request,
         refusal: Refusal,
-    ) -> Result<(Option<u64>, Arc<str>, String), Refusal> {
+    ) -> Result<(Option<u64>, Arc<str>, Route), Refusal> {
         let endpoints = self.pool.endpoints();
-        if !self.fail_open || request.subset.is_some() || endpoints.is_empty() {
+        if !self.settings.fail_open || request.subset.is_some() || endpoints.is_empty() {
             return Err(refusal);
         }
         let turn = self.next_without_scheduler.fetch_add(1, Ordering::Relaxed) % endpoints.len();
         let Some(endpoint) = endpoints.get(turn) else { return Err(refusal) };
         self.metrics.failed_open();
         tracing::warn!(reason = refusal.message, endpoint = %endpoint.name, "picked without the scheduler");
-        Ok((None, Arc::clone(&endpoint.name), endpoint.name.to_string()))
+        Ok((None, Arc::clone(&endpoint.name), Route::to(endpoint.name.to_string())))
     }
 }
 
-/// The chosen endpoint, then the fallbacks that the configuration asks for.
-fn destination(decision: &Decision) -> String {
-    let mut destination = decision.endpoint.to_string();
-    for fallback in &decision.fallbacks {
-        destination.push(',');
-        destination.push_str(fallback);
+/// What the body says; without a readable one only load decides.
+fn read_body(query: &Query<'_>) -> Result<Body, Refusal> {
+    let path = query.head.path.split('?').next().unwrap_or_default();
+    match query.body {
+        Some(body) if !query.head.opaque_body => match openai::scan(path, body) {
+            Ok(body) => Ok(body),
+            Err(_) if query.truncated => Ok(Body::default()),
+            Err(error) => Err(Refusal::from_error(&error)),
+        },
+        _ => Ok(Body::default()),
     }
-    destination
 }
 
 #[cfg(test)]
@@ -273,7 +466,8 @@ mod tests {
         let pool = Pool::new(Arc::new(scheduler));
         pool.set(["10.0.0.1:1", "10.0.0.2:1"].map(Endpoint::new).to_vec()).unwrap();
         let recorder = Recorder::new(false).unwrap();
-        Router::new(Arc::new(pool), Arc::new(Metrics::new()), Arc::new(recorder), fail_open)
+        let settings = RoutingSettings { fail_open, ..RoutingSettings::default() };
+        Router::new(Arc::new(pool), Arc::new(Metrics::new()), Arc::new(recorder), settings)
     }
 
     #[test]
@@ -284,7 +478,7 @@ mod tests {
         });
         let router = router(true);
         let pick = |request: &Request| router.pick_without_scheduler(request, refusal.clone());
-        let turns: Vec<String> = (0..3).map(|_| pick(&Request::default()).unwrap().2).collect();
+        let turns: Vec<String> = (0..3).map(|_| pick(&Request::default()).unwrap().2.destination).collect();
         assert_eq!(turns, ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.1:1"]);
         assert!(router.metrics().page().unwrap().contains("p3sched_fail_open_total 3"));
 

@@ -18,8 +18,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::messages::{read_hints, read_message, request_headers, write_answer};
+use super::protocol::{Answer, Limits};
 use super::router::Router;
-use super::stream::{Answer, Limits, RequestStream};
+use super::stream::RequestStream;
 use crate::clock;
 
 /// What the service may use for all its streams.
@@ -74,6 +75,8 @@ pub struct Exchange {
     server_end: Pin<Box<OwnedNotified>>,
     waits_for_end: bool,
     max_message_bytes: usize,
+    /// Nanoseconds that the messages of the response took.
+    response_processing: u64,
     closed: bool,
 }
 
@@ -91,6 +94,7 @@ impl Exchange {
             server_end,
             waits_for_end: false,
             max_message_bytes: limits.max_message_bytes,
+            response_processing: 0,
             closed: false,
         };
         if open > limits.max_streams {
@@ -108,8 +112,12 @@ impl Exchange {
         }
         let _current = self.enter_trace();
         let hints = read_hints(&message);
-        if let Some(message) = message.request.map(read_message) {
-            self.request.on_message(message, hints, &self.router, clock::now(), &mut self.answers);
+        let Some(message) = message.request.map(read_message) else { return };
+        let now = clock::now();
+        let is_response = message.is_response();
+        self.request.on_message(message, hints, &self.router, now, &mut self.answers);
+        if is_response {
+            self.response_processing += clock::now().saturating_sub(now);
         }
     }
 
@@ -202,6 +210,10 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let _current = self.enter_trace();
         self.request.on_close(&self.router, clock::now());
-        self.router.metrics().stream_closed();
+        let metrics = self.router.metrics();
+        metrics.stream_closed();
+        if self.response_processing > 0 {
+            metrics.response_processed(self.response_processing);
+        }
     }
 }

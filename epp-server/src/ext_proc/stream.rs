@@ -12,162 +12,18 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use p3sched::Outcome;
-use p3sched::gateway::{Refusal, RequestHead, ResponseHead};
-use p3sched::usage::UsageScanner;
+use p3sched::gateway::{Refusal, RequestHead, ResponseHead, TEST_SERVED};
 
+use super::protocol::{Answer, BodyMode, BodyModes, Hints, Limits, MAX_CHUNK, Message};
+use super::response::Response;
 use super::route::Route;
 use super::router::{Pick, Query, Router};
 
-/// Largest piece of a body in one answer, in bytes: Envoy refuses 64 KiB and more.
-pub const MAX_CHUNK: usize = 62_000;
-
-/// How the gateway sends a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyMode {
-    /// Not at all.
-    None,
-    /// Chunk by chunk, each answered before the next.
-    Streamed,
-    /// In one message.
-    Buffered,
-    /// In one message, which may hold only the body's beginning.
-    BufferedPartial,
-    /// Chunk by chunk; what goes on is only what is sent back.
-    FullDuplex,
-}
-
-impl BodyMode {
-    /// The mode with this number in `BodySendMode`; those added later than full duplex are variants of it.
-    pub fn from_number(number: i32) -> Self {
-        match number {
-            0 => Self::None,
-            1 => Self::Streamed,
-            2 => Self::Buffered,
-            3 => Self::BufferedPartial,
-            _ => Self::FullDuplex,
-        }
-    }
-}
-
-/// How the gateway sends both bodies, from `protocol_config` of the first message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BodyModes {
-    /// The request's body.
-    pub request: BodyMode,
-    /// The response's body.
-    pub response: BodyMode,
-}
-
-impl Default for BodyModes {
-    /// Full duplex, which the endpoint-picker protocol demands of gateways that do not say.
-    fn default() -> Self {
-        Self { request: BodyMode::FullDuplex, response: BodyMode::FullDuplex }
-    }
-}
-
-/// What may come with any message, beside its own content.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hints {
-    /// The configured body modes; the first message carries them.
-    pub modes: Option<BodyModes>,
-    /// The endpoints to choose from; present but empty means none.
-    pub subset: Option<Vec<String>>,
-    /// The endpoint that really served.
-    pub served_by: Option<String>,
-}
-
-/// One message of the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
-    /// Headers of the request; with `end_of_stream` there is no body.
-    RequestHeaders {
-        /// What was read from them.
-        head: RequestHead,
-        /// Whether nothing follows.
-        end_of_stream: bool,
-    },
-    /// A piece of the request's body.
-    RequestBody {
-        /// The bytes.
-        body: Bytes,
-        /// Whether it is the last piece and no trailers follow.
-        end_of_stream: bool,
-    },
-    /// Trailers, which end the request.
-    RequestTrailers,
-    /// Headers of the response; with `end_of_stream` there is no body.
-    ResponseHeaders {
-        /// What was read from them.
-        head: ResponseHead,
-        /// Whether nothing follows.
-        end_of_stream: bool,
-    },
-    /// A piece of the response's body.
-    ResponseBody {
-        /// The bytes.
-        body: Bytes,
-        /// Whether it is the last piece and no trailers follow.
-        end_of_stream: bool,
-    },
-    /// Trailers, which end the response.
-    ResponseTrailers,
-}
-
-/// One answer to the gateway.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// To the request's headers.
-    RequestHeaders {
-        /// Where the request goes, once the pick is made.
-        route: Option<Route>,
-        /// Whether the client's own destination header has to go.
-        remove_forged: bool,
-    },
-    /// To a piece of the request's body that goes on unchanged.
-    RequestBody {
-        /// Where the request goes, when the pick is sent here.
-        route: Option<Route>,
-    },
-    /// A piece of the request's body to send on (full duplex).
-    RequestChunk {
-        /// The bytes, [`MAX_CHUNK`] at most.
-        body: Bytes,
-        /// Whether it is the last piece and no trailers follow.
-        end_of_stream: bool,
-    },
-    /// To the request's trailers.
-    RequestTrailers {
-        /// Where the request goes, when the pick could be sent nowhere else: only metadata can say it here.
-        route: Option<Route>,
-    },
-    /// To the response's headers.
-    ResponseHeaders,
-    /// To a piece of the response's body that goes on unchanged.
-    ResponseBody,
-    /// A piece of the response's body to send on (full duplex).
-    ResponseChunk {
-        /// The bytes, [`MAX_CHUNK`] at most.
-        body: Bytes,
-        /// Whether it is the last piece and no trailers follow.
-        end_of_stream: bool,
-    },
-    /// To the response's trailers.
-    ResponseTrailers,
-    /// Instead of everything else: the gateway answers the client with this.
-    Immediate(Refusal),
-}
-
-/// What a request may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Largest request body that is gathered, in bytes.
-    pub max_body_bytes: usize,
-    /// What the bodies that are gathered at the same time, of all requests together, may hold, in bytes.
-    pub max_gathered_bytes: usize,
-    /// Time from the headers to the pick, in nanoseconds.
-    pub pick_deadline: u64,
-}
+const CONTENT_LENGTH: &str = "content-length";
+/// What the reference picker counts an endpoint's own errors under.
+const MODEL_SERVER_ERROR: &str = "ModelServerError";
+/// What the reference picker tells a conformance test of a gateway that does not say who served.
+const NOBODY_SAID_WHO_SERVED: &str = "fail: missing destination endpoint served metadata";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -179,17 +35,6 @@ enum Phase {
     Settled,
     /// An immediate answer was given: nothing follows.
     Refused,
-}
-
-/// The response, as far as it was seen.
-#[derive(Default)]
-struct Response {
-    status: u16,
-    /// Whether its first piece is its first token: not in an answer that comes as one.
-    shows_first_token: bool,
-    bytes: u64,
-    scanner: Option<UsageScanner>,
-    served_by: Option<String>,
 }
 
 /// One request, from its headers to the end of its response.
@@ -248,17 +93,21 @@ impl RequestStream {
             }
             Message::RequestTrailers => self.request_trailers(router, now, answers),
             Message::ResponseHeaders { head, end_of_stream } => {
-                self.response_headers(&head, end_of_stream, router, now);
-                answers.push_back(Answer::ResponseHeaders);
+                answers.push_back(self.response_headers(head, end_of_stream, router, now));
             }
             Message::ResponseBody { body, end_of_stream } => {
-                self.response_body(&body, end_of_stream, router, now);
+                let replacement = self.response_body(&body, end_of_stream, router, now);
                 match self.modes.response {
-                    BodyMode::FullDuplex => echo_response(body, end_of_stream, answers),
-                    _ => answers.push_back(Answer::ResponseBody),
+                    BodyMode::FullDuplex => {
+                        echo_response(replacement.unwrap_or(body), end_of_stream, answers);
+                    }
+                    _ => answers.push_back(Answer::ResponseBody { replacement }),
                 }
             }
             Message::ResponseTrailers => {
+                if let Some(rest) = self.response.rest() {
+                    echo_response(rest, false, answers);
+                }
                 self.complete(true, router, now);
                 answers.push_back(Answer::ResponseTrailers);
             }
@@ -369,13 +218,13 @@ impl RequestStream {
         if body_will_come {
             self.phase = Phase::Gathering;
             if self.modes.request != BodyMode::FullDuplex {
-                let remove_forged = self.head.forged_destination;
-                answers.push_back(Answer::RequestHeaders { route: None, remove_forged });
+                let remove = std::mem::take(&mut self.head.steering);
+                answers.push_back(Answer::RequestHeaders { route: None, remove });
             }
             return;
         }
         if let Some(route) = self.settle(false, router, now, answers) {
-            answers.push_back(Answer::RequestHeaders { route: Some(route), remove_forged: false });
+            self.answer_headers(route, answers);
         }
     }
 
@@ -390,7 +239,7 @@ impl RequestStream {
         if self.phase != Phase::Gathering {
             match self.modes.request {
                 BodyMode::FullDuplex => echo_request(body, end_of_stream, answers),
-                _ => answers.push_back(Answer::RequestBody { route: None }),
+                _ => answers.push_back(Answer::RequestBody { route: None, replacement: None }),
             }
             return;
         }
@@ -414,9 +263,13 @@ impl RequestStream {
             return;
         }
         let truncated = self.modes.request == BodyMode::BufferedPartial && !end_of_stream;
-        if let Some(route) = self.settle(truncated, router, now, answers) {
-            self.body.clear();
-            answers.push_back(Answer::RequestBody { route: Some(route) });
+        if let Some(mut route) = self.settle(truncated, router, now, answers) {
+            let body = std::mem::take(&mut self.body);
+            let replacement = route.take_splice().map(|splice| Bytes::from(splice.apply(body).concat()));
+            if let Some(replacement) = replacement.as_ref().filter(|_| !truncated) {
+                self.announce_length(replacement.len(), &mut route);
+            }
+            answers.push_back(Answer::RequestBody { route: Some(route), replacement });
         }
     }
 
@@ -441,9 +294,13 @@ impl RequestStream {
         now: u64,
         answers: &mut VecDeque<Answer>,
     ) {
-        let Some(route) = self.settle(false, router, now, answers) else { return };
-        answers.push_back(Answer::RequestHeaders { route: Some(route), remove_forged: false });
+        let Some(mut route) = self.settle(false, router, now, answers) else { return };
         let mut chunks = std::mem::take(&mut self.body);
+        if let Some(splice) = route.take_splice() {
+            chunks = splice.apply(chunks);
+            self.announce_length(chunks.iter().map(Bytes::len).sum(), &mut route);
+        }
+        self.answer_headers(route, answers);
         let last = match chunks.pop() {
             Some(last) => last,
             None if trailers_follow => return,
@@ -453,6 +310,19 @@ impl RequestStream {
             echo_request(body, false, answers);
         }
         echo_request(last, !trailers_follow, answers);
+    }
+
+    /// Sends the pick with the headers, without those of the client that must not go on.
+    fn answer_headers(&mut self, route: Route, answers: &mut VecDeque<Answer>) {
+        let remove = std::mem::take(&mut self.head.steering);
+        answers.push_back(Answer::RequestHeaders { route: Some(route), remove });
+    }
+
+    /// Corrects the length that the client announced.
+    fn announce_length(&self, length: usize, route: &mut Route) {
+        if self.head.content_length.is_some() {
+            route.extras_mut().set_headers.push((CONTENT_LENGTH, length.to_string()));
+        }
     }
 
     /// Picks on what was gathered; the route, or `None` after a refusal.
@@ -481,7 +351,7 @@ impl RequestStream {
                 Some(route)
             }
             Err(refusal) => {
-                self.refuse(refusal, router, answers);
+                self.answer_refusal(refusal, router, answers);
                 None
             }
         }
@@ -489,47 +359,62 @@ impl RequestStream {
 
     fn refuse(&mut self, refusal: Refusal, router: &Router, answers: &mut VecDeque<Answer>) {
         router.refused(&refusal);
+        self.answer_refusal(refusal, router, answers);
+    }
+
+    fn answer_refusal(&mut self, refusal: Refusal, router: &Router, answers: &mut VecDeque<Answer>) {
         self.phase = Phase::Refused;
         self.body = Vec::new();
         self.release_gathered(router);
         answers.push_back(Answer::Immediate(refusal));
     }
 
-    fn response_headers(&mut self, head: &ResponseHead, end_of_stream: bool, router: &Router, now: u64) {
+    fn response_headers(
+        &mut self,
+        head: ResponseHead,
+        end_of_stream: bool,
+        router: &Router,
+        now: u64,
+    ) -> Answer {
         if self.is_unanswered() {
             // The gateway answers by itself, after a limit of its own for example: no pick is due any more.
             self.phase = Phase::Settled;
             self.body = Vec::new();
         }
-        self.response.status = head.status;
-        self.response.shows_first_token = head.event_stream
-            && self.response_succeeds()
-            && matches!(self.modes.response, BodyMode::Streamed | BodyMode::FullDuplex);
-        if self.response_succeeds() && !head.encoded {
-            self.response.scanner = Some(UsageScanner::new());
+        let names = self.pick.as_ref().and_then(Pick::model_names);
+        self.response.begin(head, self.modes.response, names);
+        let mut set = Vec::new();
+        if router.settings().serves_tests {
+            let served_by = self.response.served_by.clone();
+            set.push((TEST_SERVED, served_by.unwrap_or_else(|| NOBODY_SAID_WHO_SERVED.to_owned())));
         }
+        let remove = if self.response.changes_length() { vec![CONTENT_LENGTH] } else { Vec::new() };
         // A plain answer's headers come when it is complete. A stream's come before its first token and say nothing.
-        let complete_unseen = self.modes.response == BodyMode::None && !head.event_stream;
+        let complete_unseen = self.modes.response == BodyMode::None && !self.response.is_event_stream();
         if end_of_stream || complete_unseen {
             self.complete(true, router, now);
         }
+        Answer::ResponseHeaders { set, remove }
     }
 
-    fn response_body(&mut self, body: &[u8], end_of_stream: bool, router: &Router, now: u64) {
-        if !body.is_empty()
-            && self.response.bytes == 0
-            && self.response.shows_first_token
+    /// Gives what goes on instead of the piece, if that is something else.
+    fn response_body(
+        &mut self,
+        body: &Bytes,
+        end_of_stream: bool,
+        router: &Router,
+        now: u64,
+    ) -> Option<Bytes> {
+        if self.response.shows_token(body)
             && let Some(pick) = &mut self.pick
         {
-            router.first_token(pick, now);
+            router.token(pick, now);
         }
-        self.response.bytes += body.len() as u64;
-        if let Some(scanner) = &mut self.response.scanner {
-            scanner.push(body);
-        }
+        let replacement = self.response.take(body, self.modes.response, end_of_stream);
         if end_of_stream {
             self.complete(true, router, now);
         }
+        replacement
     }
 
     fn release_gathered(&mut self, router: &Router) {
@@ -539,21 +424,11 @@ impl RequestStream {
         }
     }
 
-    fn response_succeeds(&self) -> bool {
-        (200..400).contains(&self.response.status)
-    }
-
     fn complete(&mut self, whole: bool, router: &Router, now: u64) {
         let Some(pick) = self.pick.take() else { return };
-        let usage = self.response.scanner.take().map(|scanner| scanner.finish()).unwrap_or_default();
-        let outcome = Outcome {
-            success: whole && self.response_succeeds(),
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
-            cached_tokens: usage.cached_tokens,
-            served_by: self.response.served_by.take(),
-        };
-        router.complete(&pick, outcome, self.response.bytes, now);
+        let error_code = self.response.is_failure().then_some(MODEL_SERVER_ERROR);
+        let outcome = self.response.outcome(whole);
+        router.complete(&pick, outcome, self.response.bytes(), error_code, now);
     }
 }
 

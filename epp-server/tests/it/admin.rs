@@ -10,7 +10,7 @@ use epp_server::admin::access::AccessRules;
 use epp_server::admin::metrics::Metrics;
 use epp_server::admin::recorder::{LOG_TARGET, Recorder};
 use epp_server::clock;
-use epp_server::ext_proc::router::{Query, Router};
+use epp_server::ext_proc::router::{Query, Router, RoutingSettings};
 use epp_server::server::Server;
 use p3sched::Outcome;
 use p3sched::gateway::RequestHead;
@@ -190,7 +190,12 @@ async fn what_cannot_be_answered_says_why_as_json() {
 async fn decisions_are_kept_with_their_reason_and_their_end() {
     let pool = support::pool(&["10.0.0.1:8000", "10.0.0.2:8000"]);
     let (metrics, recorder) = (Arc::new(Metrics::new()), Arc::new(Recorder::new(false).unwrap()));
-    let router = Router::new(Arc::clone(&pool), Arc::clone(&metrics), Arc::clone(&recorder), true);
+    let router = Router::new(
+        Arc::clone(&pool),
+        Arc::clone(&metrics),
+        Arc::clone(&recorder),
+        RoutingSettings::default(),
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = Admin { port: listener.local_addr().unwrap().port() };
     serve(listener, admin::routes(metrics, pool, recorder, AccessRules::default()));
@@ -204,7 +209,8 @@ async fn decisions_are_kept_with_their_reason_and_their_end() {
     };
     let now = clock::now();
     let first = pick(now);
-    router.complete(&first, Outcome { cached_tokens: Some(3), ..Outcome::success() }, 9, now + 2_000_000_000);
+    let outcome = Outcome { cached_tokens: Some(3), ..Outcome::success() };
+    router.complete(&first, outcome, 9, None, now + 2_000_000_000);
     pick(now);
 
     let list = admin.get("/api/decisions").await;
@@ -276,7 +282,7 @@ fn every_pick_is_one_line_of_the_log_if_that_is_wanted() {
     for log_decisions in [false, true] {
         let recorder = Arc::new(Recorder::new(log_decisions).unwrap());
         let pool = support::pool(&["10.0.0.1:8000"]);
-        let router = Router::new(pool, Arc::new(Metrics::new()), recorder, true);
+        let router = Router::new(pool, Arc::new(Metrics::new()), recorder, RoutingSettings::default());
         for _ in 0..30 {
             let body = Some(body.as_bytes());
             let query = Query { head: &head, body, truncated: false, subset: None, received: 0 };

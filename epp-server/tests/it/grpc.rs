@@ -242,7 +242,7 @@ async fn refusals_reach_the_client_with_status_reason_and_text() {
         assert!(text.starts_with("inference error: "), "{text}");
     }
     let page = server.metrics_page().await;
-    assert!(page.contains(r#"llm_d_epp_request_error_total{error_code="PayloadTooLarge"} 4"#), "{page}");
+    assert!(page.contains(r#"error_code="PayloadTooLarge"} 4"#), "{page}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What deployments start the server with.
 
+use p3sched::scheduler::SaturationLimits;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -220,8 +221,6 @@ fn what_is_not_built_is_refused_with_what_to_use() {
         ("--endpoints-dns=vllm:8000", &["DNS", "--endpoints"]),
         ("--ha-enable-leader-election", &["leader election", "one replica"]),
         ("--metrics-endpoint-auth=true", &["metrics page", "NetworkPolicy"]),
-        ("--disable-endpoint-subset-filter", &["subset hint", "let the gateway send none"]),
-        ("--emit-endpoint-scores", &["scores", "leave the flag out"]),
         ("--enable-cert-reload", &["--cert-path"]),
     ] {
         let replicas = if argument.starts_with("--pool-name") { "" } else { REPLICAS };
@@ -229,6 +228,37 @@ fn what_is_not_built_is_refused_with_what_to_use() {
         for part in parts {
             assert!(error.contains(part), "{argument}: {error}");
         }
+    }
+}
+
+#[test]
+fn saturation_and_tests_are_read_as_the_reference_picker_writes_them() {
+    let detector = "{type: utilization-detector, parameters: {queueDepthThreshold: 9, kvCacheUtilThreshold: 0.5, metricsStalenessThreshold: 300ms, stalenessPolicy: ignore}}";
+    let test = "{type: header-based-testing-filter}";
+    let plugins = format!("{HEAD}plugins: [{{type: queue-scorer}}, {detector}, {test}]");
+    let section =
+        format!("{HEAD}plugins: [{{type: queue-scorer}}]\nsaturationDetector: {{queueDepthThreshold: 9}}");
+    let routing = |text: &str| settings(&["--config-text", text, REPLICAS]).unwrap().routing;
+    let written = SaturationLimits {
+        waiting_requests: 9.0,
+        kv_cache_utilization: 0.5,
+        stale_seconds: 0.3,
+        ignores_stale: true,
+    };
+    assert_eq!((routing(&plugins).saturation, routing(&plugins).serves_tests), (written, true));
+    let usual = SaturationLimits { waiting_requests: 9.0, ..SaturationLimits::default() };
+    assert_eq!((routing(&section).saturation, routing(&section).serves_tests), (usual, false));
+    let seldom = settings(&["--refresh-metrics-interval=1s", REPLICAS]).unwrap();
+    assert_eq!(seldom.routing.saturation.stale_seconds, 4.0, "else every endpoint would be saturated");
+    for (parameter, part) in [
+        ("stalenessPolicy: hold", "`saturated` or `ignore`"),
+        ("metricsStalenessThreshold: 0s", "`200ms`"),
+        ("kvCacheUtilThreshold: 80", "kvCacheUtilThreshold"),
+    ] {
+        let error = refused(&format!(
+            "{HEAD}plugins:\n- {{type: queue-scorer}}\n- {{type: utilization-detector, parameters: {{{parameter}}}}}"
+        ));
+        assert!(error.contains(part) && error.contains("line 5"), "{parameter}: {error}");
     }
 }
 
@@ -274,7 +304,7 @@ fn generated_configurations_are_explained() {
                 "picker: weighted-random-picker",
                 "fallbacks: 2",
                 "metrics: https, /stats, waiting requests from",
-                "note: `saturationDetector`",
+                "saturated, so that negative priorities are refused: 5 waiting or 0.8 of the KV cache",
             ],
         ),
     ] {

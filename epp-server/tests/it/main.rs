@@ -13,6 +13,8 @@ mod launch;
 #[cfg(test)]
 mod monitoring;
 #[cfg(test)]
+mod policies;
+#[cfg(test)]
 mod scrape;
 #[cfg(test)]
 mod stream;

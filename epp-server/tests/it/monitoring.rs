@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use envoy_types::pb::envoy::service::ext_proc::v3::{HttpBody, HttpHeaders, processing_request};
 
 use crate::grpc::{self, CHAT, DUPLEX, Gateway, Running};
@@ -13,7 +14,13 @@ const ANSWER: &str = r#"{"usage": {"prompt_tokens": 9, "completion_tokens": 3, "
 pub(crate) async fn page_after_requests() -> String {
     let server = grpc::start(&[]).await;
     let mut gateway = serve_one(&server).await;
-    let response = HttpHeaders::default();
+    let header = |key: &str, value: &str| HeaderValue {
+        key: key.to_owned(),
+        raw_value: value.as_bytes().to_vec(),
+        ..HeaderValue::default()
+    };
+    let headers = vec![header(":status", "200"), header("content-type", "text/event-stream")];
+    let response = HttpHeaders { headers: Some(HeaderMap { headers }), ..HttpHeaders::default() };
     gateway.send(DUPLEX, processing_request::Request::ResponseHeaders(response)).await;
     let body = HttpBody { body: ANSWER.into(), end_of_stream: true, ..HttpBody::default() };
     gateway.send(DUPLEX, processing_request::Request::ResponseBody(body)).await;

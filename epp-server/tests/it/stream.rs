@@ -5,53 +5,67 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use epp_server::discovery::Pool;
+use epp_server::ext_proc::protocol::{Answer, BodyMode, BodyModes, Hints, Limits, MAX_CHUNK, Message};
 use epp_server::ext_proc::route::Route;
-use epp_server::ext_proc::router::Router;
-use epp_server::ext_proc::stream::{
-    Answer, BodyMode, BodyModes, Hints, Limits, MAX_CHUNK, Message, RequestStream,
-};
+use epp_server::ext_proc::router::{Router, RoutingSettings};
+use epp_server::ext_proc::stream::RequestStream;
 use p3sched::SchedulerConfig;
-use p3sched::gateway::{RequestHead, ResponseHead};
+use p3sched::gateway::{DESTINATION, PREFILLER, RequestHead, ResponseHead};
 use p3sched::stats::Counters;
 
 use crate::support;
 
-const SECOND: u64 = 1_000_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 const LIMITS: Limits =
     Limits { max_body_bytes: 200_000, max_gathered_bytes: 300_000, pick_deadline: 10 * SECOND };
-const ENDPOINT: &str = "10.0.0.1:8000";
-const CHAT: &str = r#"{"model":"llama","messages":[{"role":"user","content":"What is rain?"}]}"#;
+pub(crate) const ENDPOINT: &str = "10.0.0.1:8000";
+pub(crate) const CHAT: &str = r#"{"model":"llama","messages":[{"role":"user","content":"What is rain?"}]}"#;
 const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":12,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":8}}}"#;
 
-const DUPLEX: BodyModes = BodyModes { request: BodyMode::FullDuplex, response: BodyMode::FullDuplex };
-const BUFFERED: BodyModes = BodyModes { request: BodyMode::Buffered, response: BodyMode::Buffered };
+pub(crate) const DUPLEX: BodyModes =
+    BodyModes { request: BodyMode::FullDuplex, response: BodyMode::FullDuplex };
+pub(crate) const BUFFERED: BodyModes =
+    BodyModes { request: BodyMode::Buffered, response: BodyMode::Buffered };
 const BUFFERED_UNSEEN: BodyModes = BodyModes { request: BodyMode::Buffered, response: BodyMode::None };
 
 /// One request on a pool.
-struct Exchange {
-    pool: Arc<Pool>,
-    router: Router,
-    stream: RequestStream,
+pub(crate) struct Exchange {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) router: Router,
+    pub(crate) stream: RequestStream,
     modes: BodyModes,
     now: u64,
 }
 
 impl Exchange {
     fn new(modes: BodyModes) -> Self {
-        Self::on(support::pool(&[ENDPOINT]), modes, true)
+        Self::on(support::pool(&[ENDPOINT]), modes)
     }
 
-    fn on(pool: Arc<Pool>, modes: BodyModes, fail_open: bool) -> Self {
-        let router = support::router(&pool, fail_open);
-        Self { pool, router, stream: RequestStream::new(LIMITS), modes, now: SECOND }
+    pub(crate) fn on(pool: Arc<Pool>, modes: BodyModes) -> Self {
+        Self::with(pool, modes, RoutingSettings::default())
+    }
+
+    pub(crate) fn with(pool: Arc<Pool>, modes: BodyModes, settings: RoutingSettings) -> Self {
+        let router = support::router(&pool, settings);
+        Self::over(pool, router, modes)
+    }
+
+    pub(crate) fn over(pool: Arc<Pool>, router: Router, modes: BodyModes) -> Self {
+        Self { pool, router, stream: Self::new_stream(), modes, now: SECOND }
+    }
+
+    /// The next request; nothing has come of it.
+    pub(crate) fn new_stream() -> RequestStream {
+        RequestStream::new(LIMITS)
     }
 
     /// Sends one message and writes the answers down.
-    fn send(&mut self, message: Message) -> Vec<String> {
+    pub(crate) fn send(&mut self, message: Message) -> Vec<String> {
         self.send_with(message, Hints::default())
     }
 
-    fn send_with(&mut self, message: Message, hints: Hints) -> Vec<String> {
+    pub(crate) fn send_with(&mut self, message: Message, hints: Hints) -> Vec<String> {
         let hints = Hints { modes: Some(self.modes), ..hints };
         let mut answers = VecDeque::new();
         self.stream.on_message(message, hints, &self.router, self.now, &mut answers);
@@ -59,7 +73,7 @@ impl Exchange {
         answers.iter().map(written).collect()
     }
 
-    fn send_all(&mut self, messages: Vec<Message>) -> Vec<String> {
+    pub(crate) fn send_all(&mut self, messages: Vec<Message>) -> Vec<String> {
         messages.into_iter().flat_map(|message| self.send(message)).collect()
     }
 
@@ -87,16 +101,29 @@ fn written(answer: &Answer) -> String {
         };
         format!("{text}{}", if end { " end" } else { "" })
     };
+    let removed = |names: &[&str]| names.iter().map(|name| format!(" -{name}")).collect::<String>();
+    let changed = |route: &Option<Route>| {
+        let extras = route.as_ref().and_then(Route::extras).cloned().unwrap_or_default();
+        let set = extras.set_headers.iter().map(|(name, value)| format!(" {name}={value}"));
+        let scores = extras.scores.iter().map(|(endpoint, score)| format!(" {endpoint}:{score:.1}"));
+        set.chain(scores).collect::<String>()
+    };
     match answer {
-        Answer::RequestHeaders { route, remove_forged: true } => {
-            format!("headers {} remove", to(route))
+        Answer::RequestHeaders { route, remove } => {
+            format!("headers {}{}{}", to(route), changed(route), removed(remove))
         }
-        Answer::RequestHeaders { route, .. } => format!("headers {}", to(route)),
-        Answer::RequestBody { route } => format!("body {}", to(route)),
+        Answer::RequestBody { route, replacement } => {
+            let body = replacement.as_ref().map(|body| format!(" = {}", chunk(body, false)));
+            format!("body {}{}{}", to(route), changed(route), body.unwrap_or_default())
+        }
         Answer::RequestChunk { body, end_of_stream } => format!("chunk {}", chunk(body, *end_of_stream)),
         Answer::RequestTrailers { route } => format!("trailers {}", to(route)),
-        Answer::ResponseHeaders => "response headers".to_owned(),
-        Answer::ResponseBody => "response body".to_owned(),
+        Answer::ResponseHeaders { set, remove } => {
+            let set: String = set.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+            format!("response headers{set}{}", removed(remove))
+        }
+        Answer::ResponseBody { replacement: None } => "response body".to_owned(),
+        Answer::ResponseBody { replacement: Some(body) } => format!("response body = {}", chunk(body, false)),
         Answer::ResponseChunk { body, end_of_stream } => {
             format!("response chunk {}", chunk(body, *end_of_stream))
         }
@@ -105,25 +132,25 @@ fn written(answer: &Answer) -> String {
     }
 }
 
-fn headers(end_of_stream: bool) -> Message {
+pub(crate) fn headers(end_of_stream: bool) -> Message {
     let head = RequestHead { path: "/v1/chat/completions".to_owned(), ..RequestHead::default() };
     Message::RequestHeaders { head, end_of_stream }
 }
 
-fn body(text: &str, end_of_stream: bool) -> Message {
+pub(crate) fn body(text: &str, end_of_stream: bool) -> Message {
     Message::RequestBody { body: Bytes::copy_from_slice(text.as_bytes()), end_of_stream }
 }
 
-fn response_headers(status: u16, event_stream: bool) -> Message {
+pub(crate) fn response_headers(status: u16, event_stream: bool) -> Message {
     let head = ResponseHead { status, event_stream, encoded: false };
     Message::ResponseHeaders { head, end_of_stream: false }
 }
 
-fn response_body(text: &str, end_of_stream: bool) -> Message {
+pub(crate) fn response_body(text: &str, end_of_stream: bool) -> Message {
     Message::ResponseBody { body: Bytes::copy_from_slice(text.as_bytes()), end_of_stream }
 }
 
-fn mode(request: BodyMode) -> BodyModes {
+pub(crate) fn mode(request: BodyMode) -> BodyModes {
     BodyModes { request, response: BodyMode::None }
 }
 
@@ -271,8 +298,8 @@ fn both_body_modes_pick_the_same() {
         let text =
             format!(r#"{{"model":"llama","messages":[{{"role":"user","content":"{topic} {turn}"}}]}}"#);
         let messages = || vec![headers(false), body(&text, true)];
-        let by_duplex = Exchange::on(Arc::clone(&duplex), DUPLEX, true).send_all(messages());
-        let by_buffer = Exchange::on(Arc::clone(&buffered), BUFFERED, true).send_all(messages());
+        let by_duplex = Exchange::on(Arc::clone(&duplex), DUPLEX).send_all(messages());
+        let by_buffer = Exchange::on(Arc::clone(&buffered), BUFFERED).send_all(messages());
         let destination = by_duplex[0].strip_prefix("headers ").unwrap().to_owned();
         assert_eq!(Some(&*destination), by_buffer[1].strip_prefix("body "), "turn {turn}");
         destinations.push(destination);
@@ -345,9 +372,11 @@ fn an_answer_in_one_piece_shows_no_first_token() {
         exchange.send_all(vec![headers(false), body(CHAT, true)]);
         exchange.send_all(vec![response_headers(200, event_stream), response_body("data: {}\n\n", true)]);
         let page = exchange.router.metrics().page().unwrap();
-        let series = page.lines().find(|line| line.starts_with("llm_d_epp_request_ttft_seconds_count"));
-        let count = if shown { " 1" } else { " 0" };
-        assert!(series.unwrap().ends_with(count), "{modes:?}, event stream {event_stream}: {series:?}");
+        let streamed = |line: &&str| {
+            line.starts_with("llm_d_epp_request_ttft_seconds_count") && line.contains(r#"streaming="true""#)
+        };
+        let count = page.lines().find(streamed).map(|line| line.ends_with(" 1"));
+        assert_eq!(count, shown.then_some(true), "{modes:?}, event stream {event_stream}");
     }
 }
 
@@ -414,7 +443,7 @@ fn an_error_of_the_engine_is_a_failure() {
 fn who_really_served_is_told_to_the_scheduler() {
     for (served_by, elsewhere) in [(ENDPOINT, 0), ("10.0.0.2:8000", 1)] {
         let pool = support::pool(&[ENDPOINT]);
-        let mut exchange = Exchange::on(pool, DUPLEX, true);
+        let mut exchange = Exchange::on(pool, DUPLEX);
         exchange.send_all(vec![headers(false), body(CHAT, true)]);
         let hints = Hints { served_by: Some(served_by.to_owned()), ..Hints::default() };
         exchange.send_with(response_headers(200, false), hints);
@@ -484,7 +513,7 @@ fn a_body_that_holds_no_readable_prompt_is_picked_by_load() {
 
 #[test]
 fn an_empty_pool_is_a_503_with_a_reason() {
-    let mut exchange = Exchange::on(support::pool(&[]), DUPLEX, true);
+    let mut exchange = Exchange::on(support::pool(&[]), DUPLEX);
     let mut answers = VecDeque::new();
     exchange.stream.on_message(headers(true), Hints::default(), &exchange.router, SECOND, &mut answers);
     let Some(Answer::Immediate(refusal)) = answers.pop_front() else { panic!("an immediate answer") };
@@ -501,7 +530,7 @@ fn a_subset_hint_is_obeyed_with_and_without_port() {
         (vec!["10.9.9.9:1"], "immediate 503"),
         (vec![], "immediate 503"),
     ] {
-        let mut exchange = Exchange::on(support::pool(&endpoints), DUPLEX, true);
+        let mut exchange = Exchange::on(support::pool(&endpoints), DUPLEX);
         let subset = Some(entries.iter().map(|entry| (*entry).to_owned()).collect());
         let answers = exchange.send_with(headers(true), Hints { subset, ..Hints::default() });
         assert!(answers[0].starts_with(expected), "{entries:?}: {answers:?}");
@@ -514,24 +543,25 @@ fn fallbacks_are_named_only_when_configured() {
     for (fallbacks, count) in [(0, 1), (1, 2), (5, 3)] {
         let mut config = SchedulerConfig::default();
         config.fallbacks = fallbacks;
-        let mut exchange = Exchange::on(support::pool_with(config, &endpoints), DUPLEX, true);
+        let mut exchange = Exchange::on(support::pool_with(config, &endpoints), DUPLEX);
         let answers = exchange.send(headers(true));
         assert_eq!(answers[0].strip_prefix("headers ").unwrap().split(',').count(), count);
     }
 }
 
 #[test]
-fn a_forged_destination_is_removed_before_the_pick_is_known() {
+fn what_a_client_must_not_say_is_removed_with_the_first_answer() {
     let forged = |end_of_stream| {
         let head = RequestHead {
-            forged_destination: true,
+            steering: vec![DESTINATION, PREFILLER],
             path: "/v1/chat/completions".to_owned(),
             ..RequestHead::default()
         };
         Message::RequestHeaders { head, end_of_stream }
     };
-    assert_eq!(Exchange::new(BUFFERED).send(forged(false)), ["headers - remove"]);
-    assert_eq!(Exchange::new(DUPLEX).send(forged(true)), [format!("headers {ENDPOINT}")], "overwritten");
+    let removed = format!(" -{DESTINATION} -{PREFILLER}");
+    assert_eq!(Exchange::new(BUFFERED).send(forged(false)), [format!("headers -{removed}")]);
+    assert_eq!(Exchange::new(DUPLEX).send(forged(true)), [format!("headers {ENDPOINT}{removed}")]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use epp_server::admin::metrics::Metrics;
 use epp_server::admin::recorder::Recorder;
 use epp_server::config::Settings;
 use epp_server::discovery::Pool;
-use epp_server::ext_proc::router::Router;
+use epp_server::ext_proc::router::{Router, RoutingSettings};
 use epp_server::flags::CommandLine;
 use p3sched::{Endpoint, Scheduler, SchedulerConfig};
 
@@ -25,9 +25,9 @@ pub(crate) fn pool_with(config: SchedulerConfig, endpoints: &[&str]) -> Arc<Pool
 }
 
 /// A router over a pool.
-pub(crate) fn router(pool: &Arc<Pool>, fail_open: bool) -> Router {
+pub(crate) fn router(pool: &Arc<Pool>, settings: RoutingSettings) -> Router {
     let recorder = Recorder::new(false).unwrap();
-    Router::new(Arc::clone(pool), Arc::new(Metrics::new()), Arc::new(recorder), fail_open)
+    Router::new(Arc::clone(pool), Arc::new(Metrics::new()), Arc::new(recorder), settings)
 }
 
 /// Settings of a command line, with free ports on loopback.
