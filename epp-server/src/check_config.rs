@@ -29,7 +29,8 @@ pub fn explain_file(path: &Path) -> Result<String, String> {
 }
 
 fn explain(configuration: &Configuration) -> String {
-    let Configuration { profile, scheduler, endpoints, policies, metrics_page, notes, .. } = configuration;
+    let Configuration { profile, scheduler, endpoints, policies, metrics_page, kv_events, notes, .. } =
+        configuration;
     let mut lines = vec![format!("profile: {profile}"), "filters, in this order:".to_owned()];
     for filter in &scheduler.filters {
         let meaning = meaning(&filter.filter_type, scheduler);
@@ -59,6 +60,7 @@ fn explain(configuration: &Configuration) -> String {
         metrics_page.path.as_deref().unwrap_or("/metrics"),
         renamed(scheduler)
     ));
+    lines.push(format!("KV events: {kv_events}"));
     if let Some(endpoints) = endpoints {
         let names: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.name).collect();
         lines.push(format!("endpoints: {}", names.join(", ")));

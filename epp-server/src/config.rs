@@ -16,6 +16,7 @@ use crate::ext_proc::protocol::Limits;
 use crate::ext_proc::router::RoutingSettings;
 use crate::ext_proc::service::ServiceLimits;
 use crate::flags::{Flags, LoadGate};
+use crate::kv_events::KvEventSettings;
 use crate::metric_names::WrittenNames;
 use crate::policies::WrittenPolicies;
 use crate::scrape::{Scheme, ScrapeSettings};
@@ -65,6 +66,8 @@ pub struct Settings {
     pub notes: Vec<String>,
     /// How their metrics are read.
     pub scrape: ScrapeSettings,
+    /// Where engines publish what their caches hold.
+    pub kv_events: KvEventSettings,
     /// What requests may use.
     pub limits: ServiceLimits,
     /// How requests are routed.
@@ -87,11 +90,20 @@ impl Settings {
         refuse_what_is_not_built(&flags)?;
         let configuration = configuration(&flags)?;
         let routing = routing_settings(&flags, &configuration);
-        let Configuration { profile, mut scheduler, endpoints, policies, metrics_page, mut notes, .. } =
-            configuration;
+        let Configuration {
+            profile,
+            mut scheduler,
+            endpoints,
+            policies,
+            metrics_page,
+            kv_events,
+            mut notes,
+            ..
+        } = configuration;
         apply_flags(&flags, &mut scheduler);
         let endpoints = endpoint_source(&flags, endpoints)?;
         let scrape = scrape_settings(&flags, metrics_page)?;
+        let kv_events = kv_event_settings(&flags, kv_events)?;
         if flags.enable_cert_reload && flags.cert_path.is_none() {
             return Err(NO_CERTIFICATE.to_owned());
         }
@@ -121,6 +133,7 @@ impl Settings {
             policies,
             notes,
             scrape,
+            kv_events,
             limits: ServiceLimits {
                 request: Limits {
                     max_body_bytes: flags.max_body_size,
@@ -202,6 +215,9 @@ fn apply_flags(flags: &Flags, scheduler: &mut SchedulerConfig) {
         cache: flags.cache_info_metric.as_deref(),
     };
     written.apply(&mut metrics.names);
+    if let Some(model) = &flags.kv_events_model {
+        scheduler.kv_events.model.clone_from(model);
+    }
     if let Some(LoadGate(seconds)) = flags.load_gate {
         scheduler.load_gate_seconds = seconds;
         let has_gate = scheduler.filters.iter().any(|filter| filter.filter_type == load_gate::TYPE);
@@ -259,6 +275,18 @@ fn scrape_settings(flags: &Flags, page: MetricsPage) -> Result<ScrapeSettings, S
         port: flags.model_server_metrics_port,
         authorities: authorities.filter(|_| !skip_verify),
     })
+}
+
+fn kv_event_settings(flags: &Flags, configured: KvEventSettings) -> Result<KvEventSettings, String> {
+    let settings = KvEventSettings {
+        bind: flags.kv_events_bind.or(configured.bind),
+        port: flags.kv_events_port.or(configured.port),
+        replay_port: flags.kv_events_replay_port.or(configured.replay_port),
+        ranks: flags.kv_events_ranks.unwrap_or(configured.ranks),
+        topic: configured.topic,
+    };
+    settings.check()?;
+    Ok(settings)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::discovery::EndpointEntry;
 use crate::endpoint_picker_config::{self, WrittenSaturation};
 use crate::flags::Flags;
+use crate::kv_events::KvEventSettings;
 use crate::policies::{ModelRewrite, WrittenPolicies};
 use crate::scrape::Scheme;
 
@@ -25,6 +26,8 @@ pub(crate) struct Configuration {
     /// Whether conformance tests say in a header where to route.
     pub(crate) serves_tests: bool,
     pub(crate) metrics_page: MetricsPage,
+    /// Where engines publish their KV events.
+    pub(crate) kv_events: KvEventSettings,
     /// What works otherwise than where the configuration was written for.
     pub(crate) notes: Vec<String>,
 }
@@ -52,6 +55,8 @@ struct ConfigFile {
     model_rewrites: Vec<ModelRewrite>,
     /// The models that are served, where requests for others shall be refused.
     models: Option<Vec<String>>,
+    /// Where engines publish their KV events, where no flag says it.
+    kv_events: KvEventSettings,
 }
 
 /// What the flags name, else what runs without a configuration.
@@ -95,6 +100,7 @@ pub(crate) fn parse(text: &str) -> Result<Configuration, String> {
             model_rewrites: file.model_rewrites,
             served_models: file.models,
         },
+        kv_events: file.kv_events,
         ..Configuration::default()
     })
 }

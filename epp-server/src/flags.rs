@@ -11,6 +11,7 @@ use p3sched::Endpoint;
 use crate::admin::access::AdminAccess;
 use crate::arguments;
 use crate::discovery::fixed::parse_endpoint;
+use crate::kv_events::BindAddress;
 use crate::scrape::Scheme;
 
 /// How to serve.
@@ -158,6 +159,26 @@ pub struct Flags {
     #[arg(long, value_name = "METRIC", help_heading = METRICS)]
     pub cache_info_metric: Option<String>,
 
+    /// Address that engines connect to and publish their KV events on, with topics as kv@<ip:port>@<model>
+    #[arg(long, value_name = "ADDRESS", help_heading = KV_EVENTS)]
+    pub kv_events_bind: Option<BindAddress>,
+
+    /// Port that engines publish their KV events on themselves
+    #[arg(long, value_name = "PORT", help_heading = KV_EVENTS)]
+    pub kv_events_port: Option<u16>,
+
+    /// Port that engines repeat missing KV events on
+    #[arg(long, value_name = "PORT", help_heading = KV_EVENTS)]
+    pub kv_events_replay_port: Option<u16>,
+
+    /// Data-parallel ranks behind one replica; each uses the next port after the one before [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = KV_EVENTS)]
+    pub kv_events_ranks: Option<u16>,
+
+    /// Model that KV events belong to [default: what the topic or the label `model` of the replica says]
+    #[arg(long, value_name = "NAME", help_heading = KV_EVENTS)]
+    pub kv_events_model: Option<String>,
+
     /// Largest gRPC message; at least the gateway's buffer limit
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "64MiB", help_heading = LIMITS)]
     pub grpc_max_recv_msg_size: usize,
@@ -270,6 +291,7 @@ const PORTS: &str = "Ports";
 const ENDPOINTS: &str = "Endpoints";
 const CONFIGURATION: &str = "Configuration";
 const METRICS: &str = "Metrics of the replicas";
+const KV_EVENTS: &str = "KV events of the replicas, as in tcp://*:5557; none are read by default";
 const LIMITS: &str = "Limits";
 const LOG: &str = "Log";
 const UNBUILT: &str = "Not in this version: refused at start, switches may be false";

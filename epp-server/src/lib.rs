@@ -1,8 +1,8 @@
 //! gRPC endpoint picker for Envoy, Istio and KServe: everything of p3sched with a socket, a clock or a task.
 //!
 //! A gateway asks [`ext_proc`] about each request; the scheduler of the core picks among the endpoints that
-//! [`discovery`] found, with the load that [`scrape`] reads from them. [`health`], [`admin`] and [`traces`] say how it
-//! goes.
+//! [`discovery`] found, with the load that [`scrape`] and the caches that [`kv_events`] read from them. [`health`],
+//! [`admin`] and [`traces`] say how it goes.
 
 pub mod admin;
 mod arguments;
@@ -16,6 +16,7 @@ pub mod ext_proc;
 pub mod flags;
 mod folder_watch;
 pub mod health;
+pub mod kv_events;
 mod metric_names;
 pub mod policies;
 pub mod scrape;

@@ -23,6 +23,7 @@ use crate::discovery::{self, Pool};
 use crate::ext_proc::router::Router;
 use crate::ext_proc::service::Service;
 use crate::health;
+use crate::kv_events::KvEvents;
 use crate::scrape::Scraper;
 use crate::tls::{self, ServedCertificate};
 use crate::traces::Traces;
@@ -51,6 +52,7 @@ pub struct Server {
     tls: Option<TlsAcceptor>,
     router: Arc<Router>,
     scraper: Arc<Scraper>,
+    kv_events: KvEvents,
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
     recorder: Arc<Recorder>,
@@ -86,6 +88,10 @@ impl Server {
         };
         let tls = certificate.clone().map(tls::server_config).transpose()?;
         let address = settings.bind_address;
+        let kv_event_port = match settings.kv_events.bind {
+            Some(bind) => Some(listen(bind.address.or(address), bind.port, "--kv-events-bind").await?),
+            None => None,
+        };
         Ok(Self {
             grpc: listen(address, settings.grpc_port, "--grpc-port").await?,
             health: listen(address, settings.health_port, "--grpc-health-port").await?,
@@ -98,6 +104,12 @@ impl Server {
                 Arc::clone(&pool),
                 Arc::clone(&metrics),
             )?),
+            kv_events: KvEvents::new(
+                settings.kv_events.clone(),
+                kv_event_port,
+                Arc::clone(&pool),
+                Arc::clone(&metrics),
+            ),
             pool,
             metrics,
             recorder,
@@ -152,6 +164,7 @@ impl Server {
             follow(&mut tasks, certificate.watch()?);
         }
         follow(&mut tasks, self.scraper.run());
+        follow(&mut tasks, self.kv_events.run());
         readiness.set(true).await;
 
         tokio::select! {

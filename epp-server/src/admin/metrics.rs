@@ -58,7 +58,7 @@ const HIT_BYTES: [f64; 18] = [
 const BYTES_PER_TOKEN: f64 = 4.0;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ScrapeLabels {
+struct ResultLabels {
     result: &'static str,
 }
 
@@ -90,7 +90,9 @@ type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     registry: RwLock<Registry>,
     requests: RequestFamilies,
-    scrapes: Family<ScrapeLabels, Counter>,
+    scrapes: Family<ResultLabels, Counter>,
+    kv_event_batches: Family<ResultLabels, Counter>,
+    kv_event_gaps: Family<ResultLabels, Counter>,
     pick_seconds: Histogram,
     parse_seconds: Histogram,
     profile_seconds: Histogram,
@@ -116,6 +118,8 @@ impl Metrics {
         let metrics = Self {
             requests: RequestFamilies::register(&mut registry),
             scrapes: Family::default(),
+            kv_event_batches: Family::default(),
+            kv_event_gaps: Family::default(),
             pick_seconds: Histogram::new(PICK_SECONDS),
             parse_seconds: plugin("Parser", "openai-parser"),
             profile_seconds: plugin("ProfileHandler", "single-profile-handler"),
@@ -175,7 +179,21 @@ impl Metrics {
             "Picks made without the scheduler because it had no answer",
             self.failed_open.clone(),
         );
-        registry.register("p3sched_scrapes", "Scrapes of engine metrics, by result", self.scrapes.clone());
+        for (name, help, family) in [
+            ("p3sched_scrapes", "Scrapes of engine metrics, by result", &self.scrapes),
+            (
+                "p3sched_kv_event_batches",
+                "Batches of KV events, by what became of them",
+                &self.kv_event_batches,
+            ),
+            (
+                "p3sched_kv_event_gaps",
+                "Times that KV events were missing, by what became of them",
+                &self.kv_event_gaps,
+            ),
+        ] {
+            registry.register(name, help, family.clone());
+        }
     }
 
     /// Adds what the scheduler knows of the endpoints of a pool.
@@ -253,7 +271,17 @@ impl Metrics {
 
     /// Counts a scrape of an engine's metrics.
     pub fn scraped(&self, result: &'static str) {
-        self.scrapes.get_or_create(&ScrapeLabels { result }).inc();
+        self.scrapes.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Counts a batch of KV events.
+    pub fn kv_event_batch(&self, result: &'static str) {
+        self.kv_event_batches.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Counts missing batches of KV events.
+    pub fn kv_event_gap(&self, result: &'static str) {
+        self.kv_event_gaps.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// Counts a stream that was opened; returns how many are open, this one included.

@@ -34,7 +34,7 @@ impl fmt::Debug for PoolMetrics {
 /// A number of one endpoint; `None` where it is not known.
 type Column = (&'static str, &'static str, fn(&EndpointStats) -> Option<f64>);
 
-const ENDPOINT_GAUGES: [Column; 10] = [
+const ENDPOINT_GAUGES: [Column; 11] = [
     ("llm_d_epp_per_endpoint_queue_size", "Requests that wait in the engine", |e| e.waiting_requests),
     ("llm_d_epp_inflight_requests", "Requests in flight through this picker", |e| {
         Some(f64::from(e.requests_in_flight))
@@ -55,6 +55,9 @@ const ENDPOINT_GAUGES: [Column; 10] = [
         e.prefill_tokens_per_second
     }),
     ("p3sched_index_blocks", "Blocks of this endpoint in the prefix index", |e| Some(e.index_blocks as f64)),
+    ("p3sched_sends_kv_events", "1 if the endpoint's engine tells what its cache holds", |e| {
+        Some(f64::from(u8::from(e.sends_kv_events)))
+    }),
 ];
 
 const ENDPOINT_COUNTERS: [Column; 2] = [
@@ -161,6 +164,27 @@ fn encode_counters(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::R
             counters.expired_bookings,
         ),
         ("p3sched_engine_restarts", "Engine restarts seen in metrics", counters.engine_restarts),
+        ("p3sched_kv_events", "KV events that were applied", counters.kv_events),
+        (
+            "p3sched_skipped_kv_events",
+            "KV events left out: of another medium, attention or block size",
+            counters.skipped_kv_events,
+        ),
+        (
+            "p3sched_orphaned_kv_events",
+            "KV events about blocks that continue one which is not known",
+            counters.orphaned_kv_events,
+        ),
+        (
+            "p3sched_kv_event_restarts",
+            "Engine restarts seen in the numbers of batches",
+            counters.kv_event_restarts,
+        ),
+        (
+            "p3sched_unconfirmed_blocks",
+            "Blocks of picks that no KV event confirmed in time",
+            counters.unconfirmed_blocks,
+        ),
         (
             "p3sched_prediction_clears",
             "Endpoints whose index entries were forgotten because predictions came to nothing",

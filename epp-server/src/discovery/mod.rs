@@ -6,11 +6,12 @@
 pub mod file;
 pub mod fixed;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use p3sched::{Endpoint, Error, Scheduler};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use tokio::sync::watch;
@@ -22,12 +23,22 @@ pub struct Pool {
     scheduler: Arc<Scheduler>,
     endpoints: watch::Sender<Arc<[Endpoint]>>,
     policies: Policies,
+    /// What engines say they serve, by endpoint, where discovery does not.
+    models: Mutex<HashMap<Arc<str>, String>>,
 }
+
+/// The label that tells the scheduler which model an endpoint's KV events belong to.
+const MODEL_LABEL: &str = "model";
 
 impl Pool {
     /// A pool without endpoints.
     pub fn new(scheduler: Arc<Scheduler>) -> Self {
-        Self { scheduler, endpoints: watch::Sender::new(Arc::from([])), policies: Policies::default() }
+        Self {
+            scheduler,
+            endpoints: watch::Sender::new(Arc::from([])),
+            policies: Policies::default(),
+            models: Mutex::default(),
+        }
     }
 
     /// The scheduler that picks among the endpoints.
@@ -58,12 +69,37 @@ impl Pool {
     pub fn set(&self, mut endpoints: Vec<Endpoint>) -> Result<(), Error> {
         let mut seen = HashSet::new();
         endpoints.retain(|endpoint| seen.insert(Arc::clone(&endpoint.name)));
-        self.scheduler.set_endpoints(endpoints.clone())?;
+        let mut models = self.models.lock();
+        models.retain(|name, _| seen.contains(name));
+        self.scheduler
+            .set_endpoints(endpoints.iter().map(|endpoint| with_model(endpoint, &models)).collect())?;
+        drop(models);
         let names: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.name).collect();
         tracing::info!(count = names.len(), endpoints = names.join(","), "endpoints in force");
         self.endpoints.send_replace(endpoints.into());
         Ok(())
     }
+
+    /// Takes note of the model that an endpoint's engine says it serves; a label of the endpoint goes before it.
+    pub fn learn_model(&self, endpoint: &Arc<str>, model: &str) {
+        let mut models = self.models.lock();
+        if models.get(endpoint).is_some_and(|known| known == model) {
+            return;
+        }
+        let endpoints = self.endpoints();
+        let Some(known) = endpoints.iter().find(|known| known.name == *endpoint) else { return };
+        models.insert(Arc::clone(endpoint), model.to_owned());
+        // Adding an endpoint that is there changes its labels, and only an empty name is refused.
+        let _added = self.scheduler.add_endpoint(with_model(known, &models));
+    }
+}
+
+fn with_model(endpoint: &Endpoint, models: &HashMap<Arc<str>, String>) -> Endpoint {
+    let mut endpoint = endpoint.clone();
+    if let Some(model) = models.get(&endpoint.name) {
+        endpoint.labels.entry(MODEL_LABEL.to_owned()).or_insert_with(|| model.clone());
+    }
+    endpoint
 }
 
 /// An endpoint as a file writes it: `10.0.0.7:8000`, or `{name: 10.0.0.7:8000, labels: {…}}`.
