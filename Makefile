@@ -113,6 +113,15 @@ page: envoy-setup epp-server/tests/page/node_modules/installed ## The page of ep
 monitoring: ## Alert rules and dashboard of epp-server, checked with promtool
 	epp-server/deploy/monitoring/check.sh
 
+.PHONY: image
+image: ## Container image of epp-server into target/image
+	epp-server/image.sh
+
+# Not a part of `test`: it needs an optimised build, and root to change root.
+.PHONY: image-test
+image-test: image ## Run the image's binary in the image's root, read-only and as its user
+	$(CARGO) test -p epp-server --test it -- --ignored image
+
 .PHONY: c
 c: c-setup ## Build the C library into target/bindings-c, test it, build the filter that uses it
 	$(MAKE) -C bindings-c stage bench-program

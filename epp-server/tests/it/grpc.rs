@@ -62,7 +62,7 @@ pub(crate) async fn start_with(arguments: &[&str], change: impl FnOnce(&mut Sett
     Running { grpc, health, metrics, stop, task }
 }
 
-async fn connect(port: u16) -> Channel {
+pub(crate) async fn connect(port: u16) -> Channel {
     Endpoint::new(format!("http://127.0.0.1:{port}")).unwrap().connect().await.unwrap()
 }
 
@@ -145,7 +145,7 @@ impl Gateway {
 }
 
 /// The pick as the gateway reads it: from the header mutation and from the metadata.
-fn destination(answer: &ProcessingResponse) -> (String, String) {
+pub(crate) fn destination(answer: &ProcessingResponse) -> (String, String) {
     let common = match answer.response.as_ref().unwrap() {
         processing_response::Response::RequestHeaders(headers) => headers.response.as_ref(),
         processing_response::Response::RequestBody(body) => body.response.as_ref(),

@@ -9,6 +9,8 @@ mod drain;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod image;
+#[cfg(test)]
 mod kv_events;
 #[cfg(test)]
 mod launch;
