@@ -7,5 +7,6 @@ mod c_filter;
 mod faults;
 mod module;
 mod module_stack;
+mod requests;
 mod routing;
 mod stack;

@@ -34,7 +34,7 @@ pub(crate) struct Gateway {
 /// Engines and Envoy of one test with a picker beside them; dropping it ends them.
 pub(crate) struct Stack {
     pub(crate) picker: Picker,
-    gateway: Gateway,
+    pub(crate) gateway: Gateway,
 }
 
 /// An answer, read to its end.
