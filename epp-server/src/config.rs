@@ -1,7 +1,7 @@
 //! What the server was told: the command line over the configuration file over the defaults.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use p3sched::{Endpoint, SchedulerConfig};
 use crate::admin::access::AccessRules;
 use crate::clock;
 use crate::config_source::{Configuration, MetricsPage, configuration};
+use crate::discovery::dns::DnsName;
 use crate::ext_proc::protocol::Limits;
 use crate::ext_proc::router::RoutingSettings;
 use crate::ext_proc::service::ServiceLimits;
@@ -20,6 +21,7 @@ use crate::kv_events::KvEventSettings;
 use crate::metric_names::WrittenNames;
 use crate::policies::WrittenPolicies;
 use crate::scrape::{Scheme, ScrapeSettings};
+use crate::state_file::StateSettings;
 use crate::traces::TraceSettings;
 
 /// Where endpoints come from.
@@ -29,6 +31,8 @@ pub enum EndpointSource {
     Fixed(Vec<Endpoint>),
     /// A file that is read again when it changes.
     File(PathBuf),
+    /// A name, and the name server that is asked for it; `None` for those of the system.
+    Dns(DnsName, Option<SocketAddr>),
 }
 
 /// Everything that the server needs to know.
@@ -72,6 +76,8 @@ pub struct Settings {
     pub limits: ServiceLimits,
     /// How requests are routed.
     pub routing: RoutingSettings,
+    /// Where what was learned is kept over restarts.
+    pub state: Option<StateSettings>,
     /// Whether every pick becomes a line of the log.
     pub log_decisions: bool,
     /// Where traces of requests go, if anywhere.
@@ -144,6 +150,11 @@ impl Settings {
                 max_streams: flags.max_streams,
             },
             routing,
+            state: flags.state_file.map(|path| StateSettings {
+                path,
+                interval: flags.state_interval,
+                max_age: flags.state_max_age,
+            }),
             log_decisions: flags.log_decisions,
             traces,
             drain_timeout: flags.drain_timeout,
@@ -173,7 +184,6 @@ fn refuse_what_is_not_built(flags: &Flags) -> Result<(), String> {
     for (given, what, hint, flag) in [
         (flags.endpoint_selector.is_some(), "endpoints by pod labels", by_address, "--endpoint-selector"),
         (flags.endpoint_target_ports.is_some(), "ports of found pods", by_address, "--endpoint-target-ports"),
-        (flags.endpoints_dns.is_some(), "endpoints by DNS name", by_address, "--endpoints-dns"),
         (
             flags.ha_enable_leader_election,
             "leader election",
@@ -245,6 +255,9 @@ fn routing_settings(flags: &Flags, configuration: &Configuration) -> RoutingSett
 }
 
 fn endpoint_source(flags: &Flags, configured: Option<Vec<Endpoint>>) -> Result<EndpointSource, String> {
+    if let Some(name) = &flags.endpoints_dns {
+        return Ok(EndpointSource::Dns(name.clone(), flags.dns_server));
+    }
     match (&flags.endpoints_file, configured) {
         (Some(path), _) => Ok(EndpointSource::File(path.clone())),
         (None, _) if !flags.endpoints.is_empty() => Ok(EndpointSource::Fixed(flags.endpoints.clone())),

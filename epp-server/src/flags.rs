@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use p3sched::Endpoint;
 
 use crate::admin::access::AdminAccess;
 use crate::arguments;
+use crate::discovery::dns::DnsName;
 use crate::discovery::fixed::parse_endpoint;
 use crate::kv_events::BindAddress;
 use crate::scrape::Scheme;
@@ -68,6 +69,15 @@ pub struct Flags {
     /// YAML file with the replicas, read again when it changes
     #[arg(long, value_name = "FILE", help_heading = ENDPOINTS)]
     pub endpoints_file: Option<PathBuf>,
+
+    /// DNS name of the replicas, as of a headless Service, resolved again as its answers age; or _port._protocol.name
+    #[arg(long, value_name = "NAME:PORT", help_heading = ENDPOINTS,
+          conflicts_with_all = ["endpoints", "endpoints_file"])]
+    pub endpoints_dns: Option<DnsName>,
+
+    /// Name server for --endpoints-dns [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "IP:PORT", help_heading = ENDPOINTS, requires = "endpoints_dns")]
+    pub dns_server: Option<SocketAddr>,
 
     /// `InferencePool` that the replicas belong to; without a configuration its usual one is used, see below
     #[arg(long, value_name = "NAME", help_heading = ENDPOINTS)]
@@ -179,6 +189,18 @@ pub struct Flags {
     #[arg(long, value_name = "NAME", help_heading = KV_EVENTS)]
     pub kv_events_model: Option<String>,
 
+    /// File that keeps what was learned of the replicas over restarts: prefixes and rates [default: none]
+    #[arg(long, value_name = "FILE", help_heading = STATE)]
+    pub state_file: Option<PathBuf>,
+
+    /// Time between two writings of --state-file; it is written at the end, too
+    #[arg(long, value_name = "TIME", value_parser = parse_positive_time, default_value = "30s", help_heading = STATE)]
+    pub state_interval: Duration,
+
+    /// Age from which --state-file is not read any more: the replicas' caches hold other prompts by then
+    #[arg(long, value_name = "TIME", value_parser = parse_positive_time, default_value = "1h", help_heading = STATE)]
+    pub state_max_age: Duration,
+
     /// Largest gRPC message; at least the gateway's buffer limit
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "64MiB", help_heading = LIMITS)]
     pub grpc_max_recv_msg_size: usize,
@@ -236,10 +258,6 @@ pub struct Flags {
     #[arg(long, value_name = "PORTS", help_heading = UNBUILT)]
     pub endpoint_target_ports: Option<String>,
 
-    /// Find replicas by a DNS name
-    #[arg(long, value_name = "NAME:PORT", help_heading = UNBUILT)]
-    pub endpoints_dns: Option<String>,
-
     /// Serve from one of several replicas of this server
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
@@ -292,6 +310,7 @@ const ENDPOINTS: &str = "Endpoints";
 const CONFIGURATION: &str = "Configuration";
 const METRICS: &str = "Metrics of the replicas";
 const KV_EVENTS: &str = "KV events of the replicas, as in tcp://*:5557; none are read by default";
+const STATE: &str = "State";
 const LIMITS: &str = "Limits";
 const LOG: &str = "Log";
 const UNBUILT: &str = "Not in this version: refused at start, switches may be false";

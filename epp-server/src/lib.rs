@@ -1,7 +1,8 @@
 //! gRPC endpoint picker for Envoy, Istio and KServe: everything of p3sched with a socket, a clock or a task.
 //!
 //! A gateway asks [`ext_proc`] about each request; the scheduler of the core picks among the endpoints that
-//! [`discovery`] found, with the load that [`scrape`] and the caches that [`kv_events`] read from them. [`health`],
+//! [`discovery`] found, with the load that [`scrape`] and the caches that [`kv_events`] read from them; [`state_file`]
+//! keeps over restarts what it has learned. [`health`],
 //! [`admin`] and [`traces`] say how it goes.
 
 pub mod admin;
@@ -21,6 +22,7 @@ mod metric_names;
 pub mod policies;
 pub mod scrape;
 pub mod server;
+pub mod state_file;
 pub mod tls;
 pub mod traces;
 mod workers;

@@ -59,6 +59,7 @@ fn say_what_was_built(settings: &Settings, server: &Server) -> Result<(), String
     let source = match &settings.endpoints {
         EndpointSource::Fixed(_) => "list".to_owned(),
         EndpointSource::File(path) => path.display().to_string(),
+        EndpointSource::Dns(name, _) => name.to_string(),
     };
     for note in &settings.notes {
         tracing::warn!("{note}");

@@ -19,12 +19,14 @@ use crate::admin;
 use crate::admin::metrics::Metrics;
 use crate::admin::recorder::Recorder;
 use crate::config::{EndpointSource, Settings};
+use crate::discovery::dns::{Dns, Pace};
 use crate::discovery::{self, Pool};
 use crate::ext_proc::router::Router;
 use crate::ext_proc::service::Service;
 use crate::health;
 use crate::kv_events::KvEvents;
 use crate::scrape::Scraper;
+use crate::state_file::StateFile;
 use crate::tls::{self, ServedCertificate};
 use crate::traces::Traces;
 use crate::workers;
@@ -53,6 +55,8 @@ pub struct Server {
     router: Arc<Router>,
     scraper: Arc<Scraper>,
     kv_events: KvEvents,
+    dns: Option<Dns>,
+    state_file: Option<Arc<StateFile>>,
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
     recorder: Arc<Recorder>,
@@ -72,7 +76,10 @@ impl Server {
         let endpoints = match &settings.endpoints {
             EndpointSource::Fixed(endpoints) => endpoints.clone(),
             EndpointSource::File(path) => discovery::file::read(path)?,
+            EndpointSource::Dns(..) => Vec::new(),
         };
+        let open = |settings| StateFile::open(settings, Arc::clone(pool.scheduler())).map(Arc::new);
+        let state_file = settings.state.clone().map(open).transpose()?;
         pool.set(endpoints).map_err(|error| error.to_string())?;
         pool.policies().set(settings.policies.clone());
         let metrics = Arc::new(Metrics::new());
@@ -87,6 +94,10 @@ impl Server {
             false => None,
         };
         let tls = certificate.clone().map(tls::server_config).transpose()?;
+        let dns = match &settings.endpoints {
+            EndpointSource::Dns(name, server) => Some(Dns::new(name.clone(), *server, Pace::default())?),
+            _ => None,
+        };
         let address = settings.bind_address;
         let kv_event_port = match settings.kv_events.bind {
             Some(bind) => Some(listen(bind.address.or(address), bind.port, "--kv-events-bind").await?),
@@ -104,6 +115,8 @@ impl Server {
                 Arc::clone(&pool),
                 Arc::clone(&metrics),
             )?),
+            dns,
+            state_file,
             kv_events: KvEvents::new(
                 settings.kv_events.clone(),
                 kv_event_port,
@@ -160,6 +173,12 @@ impl Server {
         if let EndpointSource::File(path) = &self.settings.endpoints {
             follow(&mut tasks, discovery::file::watch(path.clone(), Arc::clone(&self.pool))?);
         }
+        if let Some(dns) = self.dns {
+            follow(&mut tasks, dns.follow(Arc::clone(&self.pool)));
+        }
+        if let Some(file) = &self.state_file {
+            follow(&mut tasks, Arc::clone(file).keep());
+        }
         if let Some(certificate) = self.certificate.filter(|_| self.settings.reload_certificates) {
             follow(&mut tasks, certificate.watch()?);
         }
@@ -181,6 +200,9 @@ impl Server {
         closing.send_replace(true);
         let _late = timeout(LAST_ANSWERS, until(|| serving.is_finished())).await;
         let (refused, left_to_gateway) = self.router.closing().counts();
+        if let Some(file) = self.state_file {
+            file.save().await;
+        }
         tracing::info!(refused, left_to_gateway, cut = self.metrics.open_streams(), "stopped");
         if let Some(traces) = self.traces {
             // It waits for its own thread, which needs this runtime.

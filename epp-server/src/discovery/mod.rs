@@ -1,8 +1,10 @@
 //! Which endpoints there are: the pool, and the sources that fill it.
 //!
+//! - [`dns`]: the addresses of a DNS name.
 //! - [`fixed`]: a list that was given at start.
 //! - [`file`](mod@file): a file that is read again when it changes.
 
+pub mod dns;
 pub mod file;
 pub mod fixed;
 

@@ -72,7 +72,11 @@ impl Running {
     }
 
     pub(crate) async fn metrics_page(&self) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).await.unwrap();
+        Self::page_of(self.metrics).await
+    }
+
+    pub(crate) async fn page_of(port: u16) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();

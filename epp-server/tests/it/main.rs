@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod discovery_dns;
+#[cfg(test)]
 mod discovery_file;
 #[cfg(test)]
 mod drain;
@@ -20,6 +22,8 @@ mod monitoring;
 mod policies;
 #[cfg(test)]
 mod scrape;
+#[cfg(test)]
+mod state_file;
 #[cfg(test)]
 mod stream;
 #[cfg(test)]
