@@ -74,7 +74,7 @@ pub mod usage;
 pub mod wrong_value;
 
 pub use config::SchedulerConfig;
-pub use decision::{Decision, Explanation};
+pub use decision::{Decision, EndpointExplanation, Explanation, ScoreExplanation};
 pub use endpoint::{Endpoint, EndpointMetrics, ScrapeFailure};
 pub use error::Error;
 pub use kv_event::{KvBatchOutcome, KvEvent, KvEventBatch};

@@ -24,6 +24,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A report cannot be made.
+    #[error("{0}")]
+    Report(String),
     /// A policy, a workload or an option cannot work.
     #[error("{0}")]
     InvalidOption(String),

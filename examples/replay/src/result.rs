@@ -85,6 +85,19 @@ pub struct ExplainedDecision {
     pub request: u64,
     /// What was decided, and why.
     pub decision: Decision,
+    /// What each replica that could serve it would have done, in the order of the replicas.
+    pub alternatives: Vec<Alternative>,
+}
+
+/// What a replica would have done with a request, had nobody come after it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Alternative {
+    /// Name of the replica's endpoint.
+    pub endpoint: String,
+    /// Seconds to the first token.
+    pub seconds: f64,
+    /// Prompt tokens that it would have had in its cache.
+    pub cached_tokens: u32,
 }
 
 /// The figures of a replay.

@@ -1,16 +1,18 @@
 //! `replay run`: policies side by side.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use p3sched_replay::comparison::{Case, Compared, compare};
+use p3sched_replay::comparison::{Case, Compared, Input, compare};
 use p3sched_replay::figure::{self, Figure, Goal};
 use p3sched_replay::policy::Policy;
+use p3sched_replay::report::{About, Shown, of_policies};
 use p3sched_replay::result::Summary;
+use rayon::prelude::*;
 
 use super::progress_bar;
 use super::setup::{Setup, Source, parse_counts};
@@ -44,6 +46,12 @@ pub(crate) struct Arguments {
     /// File for the figures
     #[arg(long, value_name = "FILE", default_value = "target/replay/run/summary.json")]
     output: PathBuf,
+    /// Page for people, with every policy's worst decisions explained; needs nothing else to be seen
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// What a replica costs for an hour, in any currency: the report says what a million requests cost
+    #[arg(long, value_name = "PRICE")]
+    price: Option<f64>,
     #[command(flatten)]
     setup: Setup,
 }
@@ -76,6 +84,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         std::iter::once("replay".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
     figure::write(&arguments.output, &figures(&compared, &command))?;
     println!("summary: {}", arguments.output.display());
+    if let Some(file) = &arguments.report {
+        write_report(file, arguments, &input, cases, compared, command)?;
+        println!("report: {}", file.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,6 +102,23 @@ fn cases(arguments: &Arguments) -> Result<Vec<Case>> {
         }
     }
     Ok(cases)
+}
+
+fn write_report(
+    file: &Path,
+    arguments: &Arguments,
+    input: &Input,
+    cases: Vec<Case>,
+    compared: Vec<Compared>,
+    command: String,
+) -> Result<()> {
+    let cases: Vec<_> = cases.into_iter().zip(compared).collect();
+    let shown: Vec<_> = cases
+        .into_par_iter()
+        .map(|(case, compared)| Shown::new(input, &case, compared))
+        .collect::<Result<_, _>>()?;
+    let about = About { traffic: arguments.source.name(), command, price: arguments.price };
+    Ok(of_policies(&shown, &about)?.write(file)?)
 }
 
 fn table(compared: &[Compared]) -> Table {

@@ -33,6 +33,12 @@ impl Source {
             (None, None) => bail!("name a trace with --trace or a workload with --workload"),
         }
     }
+
+    /// What it is called for people.
+    pub(crate) fn name(&self) -> String {
+        let file = self.trace.as_ref().and_then(|file| file.file_name());
+        file.map(|name| name.to_string_lossy().into_owned()).or(self.workload.clone()).unwrap_or_default()
+    }
 }
 
 /// What serves requests, and what the schedulers get to know.

@@ -25,7 +25,7 @@ struct Block {
 }
 
 /// All blocks of an engine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct KvCache {
     blocks: Vec<Block>,
     by_hash: AHashMap<u64, BlockId>,

@@ -91,7 +91,7 @@ impl EngineTotals {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Active<'a> {
     job: Job<'a>,
     held: Vec<BlockId>,
@@ -154,7 +154,7 @@ impl Plan {
 }
 
 /// One engine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Engine<'a> {
     parameters: EngineParameters,
     block_tokens: u32,
@@ -208,6 +208,26 @@ impl<'a> Engine<'a> {
         self.waiting.push_back(self.requests.insert(active));
         if self.plan.is_none() {
             self.begin_step(now);
+        }
+    }
+
+    /// When a request's first token would come if it came now and nobody after it, and how many of its tokens would come
+    /// from the cache.
+    pub(crate) fn first_token_of(&self, job: Job<'a>, now: u64) -> Option<(u64, u32)> {
+        let mut engine = self.clone();
+        let own = usize::MAX;
+        engine.submit(Job { ticket: own, ..job }, now);
+        let mut events = Vec::new();
+        loop {
+            let due = engine.next_event()?;
+            engine.advance(due, &mut events);
+            let cached = events.drain(..).find_map(|event| match event {
+                EngineEvent::FirstToken { ticket, cached_tokens } if ticket == own => Some(cached_tokens),
+                _ => None,
+            });
+            if let Some(cached_tokens) = cached {
+                return Some((due, cached_tokens));
+            }
         }
     }
 

@@ -55,6 +55,19 @@ fn a_cold_prompt_is_computed_in_chunks_and_its_answer_token_by_token() {
 }
 
 #[test]
+fn what_would_happen_to_a_request_is_what_happens_to_it() {
+    let mut engine = engine(100, |_| {});
+    engine.submit(job(1, &[1, 2, 3, 4], 40, 30), 0);
+    engine.submit(job(2, &[], 250, 5), 7 * MS);
+    let before = engine.report(20 * MS);
+    let next = job(3, &[1, 2, 3, 4], 49, 2);
+    let (at, cached) = engine.first_token_of(next, 20 * MS).unwrap();
+    assert_eq!((engine.report(20 * MS), cached), (before, 40), "it was only asked");
+    engine.submit(next, 20 * MS);
+    assert!(run(&mut engine, ALWAYS).contains(&(at / MS, first(3, 40))));
+}
+
+#[test]
 fn cached_blocks_are_not_computed_but_for_the_last_token() {
     let mut engine = engine(100, |_| {});
     engine.submit(job(1, &[1, 2, 3, 4], 40, 1), 0);

@@ -129,6 +129,11 @@ impl<'a> Dispatcher<'a> {
         self.request.subset = subset;
     }
 
+    /// Names of the replicas' endpoints, in their order.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
     pub(super) fn first_token(&self, pick: &Pick, now: u64) {
         if !self.feedback.first_tokens {
             return;

@@ -18,8 +18,8 @@ pub use options::{
 
 use crate::Error;
 use crate::engine::{Engine, EngineEvent, EngineTotals, Job};
-use crate::result::{ExplainedDecision, Replayed, ReplicaSample, RequestResult};
-use crate::trace::{Trace, chained};
+use crate::result::{Alternative, ExplainedDecision, Replayed, ReplicaSample, RequestResult};
+use crate::trace::{SECOND, Trace, chained};
 use arrivals::{Number, Source, nanoseconds};
 use dispatch::{Dispatcher, Pick};
 
@@ -273,7 +273,8 @@ impl<'a> Simulation<'a> {
         let mut left_out = Vec::new();
         while let Some(mut pick) = self.dispatcher.pick(number, salt, &left_out, explain, self.now) {
             if let Some(decision) = pick.decision.take() {
-                self.decisions.push(ExplainedDecision { request: number, decision: *decision });
+                let alternatives = self.alternatives(number, salt);
+                self.decisions.push(ExplainedDecision { request: number, decision: *decision, alternatives });
             }
             if self.submit(number, salt, &pick) {
                 return;
@@ -285,21 +286,28 @@ impl<'a> Simulation<'a> {
         self.end(number, true);
     }
 
+    /// What every replica that serves the request's model would do with it now.
+    fn alternatives(&self, number: Number, salt: u64) -> Vec<Alternative> {
+        let Some(job) = self.job(number, salt, 0) else { return Vec::new() };
+        let model = self.trace.requests.get(self.place(number)).map_or(0, |request| request.model);
+        let replicas = self.replicas.iter().zip(&self.options.replicas).zip(self.dispatcher.names());
+        let able = replicas.filter(|((replica, options), _)| {
+            let serves = options.models.is_empty() || options.models.contains(&model);
+            replica.is_up && serves && replica.engine.fits(&job)
+        });
+        let alternative = |((replica, _), name): ((&ReplicaState<'a>, _), &String)| {
+            let (at, cached_tokens) = replica.engine.first_token_of(job, replica.clock.own(self.now))?;
+            let seconds = replica.clock.real(at).saturating_sub(self.now) as f64 / SECOND;
+            Some(Alternative { endpoint: name.clone(), seconds, cached_tokens })
+        };
+        able.filter_map(alternative).collect()
+    }
+
     /// Whether the replica takes the request.
     fn submit(&mut self, number: Number, salt: u64, pick: &Pick) -> bool {
-        let at = number % self.trace.requests.len() as u64;
-        let Some(request) = self.trace.requests.get(at as usize) else { return false };
+        let Some(job) = self.job(number, salt, self.in_flight.vacant_key()) else { return false };
         let Some(replica) = self.replicas.get_mut(pick.replica).filter(|replica| replica.is_up) else {
             return false;
-        };
-        let entry = self.in_flight.vacant_entry();
-        let job = Job {
-            ticket: entry.key(),
-            blocks: self.trace.all_blocks_of(request),
-            salt,
-            prompt_tokens: request.prompt_tokens,
-            output_tokens: request.output_tokens,
-            adapter: request.adapter,
         };
         if !replica.engine.fits(&job) {
             return false;
@@ -309,7 +317,7 @@ impl<'a> Simulation<'a> {
             result.scheduler = pick.scheduler as u16;
             result.predicted_tokens = pick.predicted_tokens;
         }
-        entry.insert(InFlight { number, pick: pick.clone(), cached_tokens: 0 });
+        self.in_flight.insert(InFlight { number, pick: pick.clone(), cached_tokens: 0 });
         let was_idle = replica.engine.next_event().is_none();
         replica.engine.submit(job, replica.clock.own(self.now));
         self.plan_engine(pick.replica);
@@ -317,6 +325,23 @@ impl<'a> Simulation<'a> {
             self.share_machine();
         }
         true
+    }
+
+    fn job(&self, number: Number, salt: u64, ticket: usize) -> Option<Job<'a>> {
+        let request = self.trace.requests.get(self.place(number))?;
+        Some(Job {
+            ticket,
+            blocks: self.trace.all_blocks_of(request),
+            salt,
+            prompt_tokens: request.prompt_tokens,
+            output_tokens: request.output_tokens,
+            adapter: request.adapter,
+        })
+    }
+
+    /// Place of a request in the trace.
+    fn place(&self, number: Number) -> usize {
+        (number % self.trace.requests.len() as u64) as usize
     }
 
     fn advance(&mut self, at: usize, plan: u64) {
