@@ -17,6 +17,8 @@ mod kv_events;
 #[cfg(test)]
 mod launch;
 #[cfg(test)]
+mod manual;
+#[cfg(test)]
 mod monitoring;
 #[cfg(test)]
 mod policies;

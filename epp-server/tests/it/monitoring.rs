@@ -2,17 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use envoy_types::pb::envoy::service::ext_proc::v3::{HttpBody, HttpHeaders, processing_request};
+use epp_server::config::EndpointSource;
+use p3sched::Endpoint;
 
 use crate::grpc::{self, CHAT, DUPLEX, Gateway, Running};
+use crate::scrape;
 
 const ANSWER: &str = r#"{"usage": {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}}"#;
 
 /// The metrics page of a server that has served one request and refused another.
 pub(crate) async fn page_after_requests() -> String {
-    let server = grpc::start(&[]).await;
+    let (engine, _running) = scrape::engine(scrape::response("200 OK", scrape::PAGE), None).await;
+    let server = grpc::start_with(&[], |settings| {
+        settings.endpoints = EndpointSource::Fixed(vec![Endpoint::new(engine.to_string())]);
+        settings.scheduler.prefill_tokens_per_second = Some(1_000.0);
+    })
+    .await;
+    while !server.metrics_page().await.contains("p3sched_metrics_age_seconds{") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let mut gateway = serve_one(&server).await;
     let header = |key: &str, value: &str| HeaderValue {
         key: key.to_owned(),

@@ -18,10 +18,10 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::support;
 
-const PAGE: &str = include_str!("../../../core/testdata/metrics/vllm-0.32-under-load.txt");
+pub(crate) const PAGE: &str = include_str!("../../../core/testdata/metrics/vllm-0.32-under-load.txt");
 
 /// What a server answers to every request.
-fn response(status: &str, page: &str) -> Arc<str> {
+pub(crate) fn response(status: &str, page: &str) -> Arc<str> {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{page}", page.len()).into()
 }
 
@@ -43,7 +43,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, response: Arc<s
 }
 
 /// An engine on loopback; with `tls` it shows that certificate.
-async fn engine(response: Arc<str>, tls: Option<TlsAcceptor>) -> (SocketAddr, AbortHandle) {
+pub(crate) async fn engine(response: Arc<str>, tls: Option<TlsAcceptor>) -> (SocketAddr, AbortHandle) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
