@@ -13,6 +13,7 @@ use crate::admin::access::AccessRules;
 use crate::clock;
 use crate::config_source::{Configuration, MetricsPage, configuration};
 use crate::discovery::dns::DnsName;
+use crate::discovery::kubernetes::{KubernetesSource, PodSource};
 use crate::ext_proc::protocol::Limits;
 use crate::ext_proc::router::RoutingSettings;
 use crate::ext_proc::service::ServiceLimits;
@@ -33,6 +34,8 @@ pub enum EndpointSource {
     File(PathBuf),
     /// A name, and the name server that is asked for it; `None` for those of the system.
     Dns(DnsName, Option<SocketAddr>),
+    /// Pods that Kubernetes tells of.
+    Kubernetes(KubernetesSource),
 }
 
 /// Everything that the server needs to know.
@@ -161,6 +164,11 @@ impl Settings {
         })
     }
 
+    /// Whether the Kubernetes API is asked anything.
+    pub fn needs_kubernetes(&self) -> bool {
+        matches!(self.endpoints, EndpointSource::Kubernetes(_))
+    }
+
     /// The scorers with their weights, as one line.
     pub fn scorers(&self) -> String {
         let mut line = String::new();
@@ -173,17 +181,15 @@ impl Settings {
     }
 }
 
-const NO_ENDPOINTS: &str =
-    "no endpoints are configured; hint: name them with `--endpoints` or `--endpoints-file`";
+const NO_ENDPOINTS: &str = "no endpoints are configured; hint: name them with `--endpoints` or `--endpoints-file`, or an InferencePool with `--pool-name`";
+const PORTS_ALONE: &str =
+    "ports of pods are given, but not which pods; hint: give their labels with `--endpoint-selector`";
 const NO_AUTHORITIES: &str = "certificates of https metrics cannot be checked; hint: name the authorities with `--model-server-metrics-ca-cert`";
 const NO_CERTIFICATE: &str = "there is no certificate to reload; hint: name its folder with `--cert-path`, or leave out `--enable-cert-reload`";
 
 /// Refuses the flags of the reference picker whose meaning this version does not have.
 fn refuse_what_is_not_built(flags: &Flags) -> Result<(), String> {
-    let by_address = "name the replicas with `--endpoints` or `--endpoints-file`";
     for (given, what, hint, flag) in [
-        (flags.endpoint_selector.is_some(), "endpoints by pod labels", by_address, "--endpoint-selector"),
-        (flags.endpoint_target_ports.is_some(), "ports of found pods", by_address, "--endpoint-target-ports"),
         (
             flags.ha_enable_leader_election,
             "leader election",
@@ -207,8 +213,12 @@ fn refuse_what_is_not_built(flags: &Flags) -> Result<(), String> {
 /// `namespace/name` of the pool that the server was started for.
 fn pool_name(flags: &Flags) -> Option<String> {
     let name = flags.pool_name.as_ref()?;
-    let namespace = flags.pool_namespace.clone().or_else(|| std::env::var("NAMESPACE").ok());
-    Some(format!("{}/{name}", namespace.as_deref().unwrap_or("default")))
+    Some(format!("{}/{name}", namespace(flags)))
+}
+
+fn namespace(flags: &Flags) -> String {
+    let named = flags.pool_namespace.clone().or_else(|| std::env::var("NAMESPACE").ok());
+    named.unwrap_or_else(|| "default".to_owned())
 }
 
 fn apply_flags(flags: &Flags, scheduler: &mut SchedulerConfig) {
@@ -262,13 +272,28 @@ fn endpoint_source(flags: &Flags, configured: Option<Vec<Endpoint>>) -> Result<E
         (Some(path), _) => Ok(EndpointSource::File(path.clone())),
         (None, _) if !flags.endpoints.is_empty() => Ok(EndpointSource::Fixed(flags.endpoints.clone())),
         (None, Some(configured)) => Ok(EndpointSource::Fixed(configured)),
-        (None, None) => Err(match &flags.pool_name {
-            None => NO_ENDPOINTS.to_owned(),
-            Some(name) => format!(
-                "this version does not read the endpoints of an InferencePool from Kubernetes; hint: name the replicas with \
-                 `--endpoints` or `--endpoints-file` beside `--pool-name`: `{name}`"
-            ),
-        }),
+        (None, None) => {
+            let pods = pod_source(flags)?.ok_or_else(|| NO_ENDPOINTS.to_owned())?;
+            Ok(EndpointSource::Kubernetes(KubernetesSource { namespace: namespace(flags), pods }))
+        }
+    }
+}
+
+fn pod_source(flags: &Flags) -> Result<Option<PodSource>, String> {
+    let (group, ports) = (flags.pool_group, &flags.endpoint_target_ports);
+    match (&flags.endpoint_selector, &flags.pool_name) {
+        (None, _) if !ports.is_empty() => Err(PORTS_ALONE.to_owned()),
+        (None, name) => Ok(name.clone().map(|name| PodSource::Pool { name, group })),
+        (Some(selector), Some(_)) => Err(format!(
+            "pods are selected by an InferencePool or by labels; hint: give either `--pool-name` or \
+             `--endpoint-selector`: `{selector}`"
+        )),
+        (Some(selector), None) if ports.is_empty() || ports.len() > 8 => Err(format!(
+            "pods that are selected by labels need 1 to 8 ports; hint: give `--endpoint-target-ports`: `{selector}`"
+        )),
+        (Some(labels), None) => {
+            Ok(Some(PodSource::Selector { labels: labels.clone(), ports: ports.clone() }))
+        }
     }
 }
 

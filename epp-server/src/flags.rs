@@ -12,6 +12,7 @@ use crate::admin::access::AdminAccess;
 use crate::arguments;
 use crate::discovery::dns::DnsName;
 use crate::discovery::fixed::parse_endpoint;
+use crate::discovery::kubernetes::inference_pool::PoolGroup;
 use crate::kv_events::BindAddress;
 use crate::scrape::Scheme;
 
@@ -79,17 +80,28 @@ pub struct Flags {
     #[arg(long, value_name = "IP:PORT", help_heading = ENDPOINTS, requires = "endpoints_dns")]
     pub dns_server: Option<SocketAddr>,
 
-    /// `InferencePool` that the replicas belong to; without a configuration its usual one is used, see below
+    /// `InferencePool` whose pods are the replicas, unless they are given otherwise; without a configuration its usual one
+    /// is used, see below
     #[arg(long, value_name = "NAME", help_heading = ENDPOINTS)]
     pub pool_name: Option<String>,
 
-    /// Namespace of --pool-name, for the log [default: $NAMESPACE, else default]
+    /// Namespace of the pool and of the pods [default: $NAMESPACE, else default]
     #[arg(long, value_name = "NAME", help_heading = ENDPOINTS)]
     pub pool_namespace: Option<String>,
 
-    /// API group of --pool-name, for the log
-    #[arg(long, value_name = "GROUP", default_value = "inference.networking.k8s.io", help_heading = ENDPOINTS)]
-    pub pool_group: String,
+    /// API group of --pool-name; the other one is used where only that is installed
+    #[arg(long, value_name = "GROUP", value_enum, default_value_t = PoolGroup::Stable, help_heading = ENDPOINTS)]
+    pub pool_group: PoolGroup,
+
+    /// Labels of the pods that are the replicas, where there is no `InferencePool`: app=vllm,tier in (a,b)
+    #[arg(long, value_name = "SELECTOR", help_heading = ENDPOINTS,
+          conflicts_with_all = ["endpoints", "endpoints_file", "endpoints_dns"])]
+    pub endpoint_selector: Option<String>,
+
+    /// Ports of the pods of --endpoint-selector: 8000,8001…
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..),
+          help_heading = ENDPOINTS)]
+    pub endpoint_target_ports: Vec<u16>,
 
     /// `EndpointPickerConfig`, or YAML with `scheduler` and `endpoints`; flags go before it
     #[arg(long, value_name = "FILE", help_heading = CONFIGURATION, conflicts_with = "config_text")]
@@ -249,14 +261,6 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = LOG)]
     pub tracing: bool,
-
-    /// Find replicas by the labels of their pods
-    #[arg(long, value_name = "SELECTOR", help_heading = UNBUILT)]
-    pub endpoint_selector: Option<String>,
-
-    /// Ports of the pods that --endpoint-selector finds
-    #[arg(long, value_name = "PORTS", help_heading = UNBUILT)]
-    pub endpoint_target_ports: Option<String>,
 
     /// Serve from one of several replicas of this server
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",

@@ -1,5 +1,8 @@
 //! gRPC health for probes and load balancers: `grpc.health.v1.Health`.
 
+use std::sync::Arc;
+
+use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::{HealthReporter, health_reporter};
@@ -16,11 +19,55 @@ const READINESS: [&str; 4] =
 pub struct Readiness(HealthReporter);
 
 impl Readiness {
-    /// Says whether new requests should be sent here.
-    pub async fn set(&self, ready: bool) {
+    /// Keeps readiness at whether all conditions hold, until the task is dropped.
+    pub async fn follow(self, conditions: Conditions) {
+        let mut unmet = conditions.unmet.subscribe();
+        loop {
+            let ready = *unmet.borrow_and_update() == 0;
+            tracing::info!(ready, "readiness");
+            self.set(ready).await;
+            if unmet.wait_for(|unmet| (*unmet == 0) != ready).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn set(&self, ready: bool) {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in READINESS {
             self.0.set_service_status(name, status).await;
+        }
+    }
+}
+
+/// What has to hold before new requests should be sent here.
+#[derive(Debug, Clone, Default)]
+pub struct Conditions {
+    /// How many conditions do not hold.
+    unmet: Arc<watch::Sender<usize>>,
+}
+
+impl Conditions {
+    /// One more condition, which does not hold yet.
+    pub fn add(&self) -> Condition {
+        self.unmet.send_modify(|unmet| *unmet += 1);
+        Condition { unmet: Arc::clone(&self.unmet), holds: false }
+    }
+}
+
+/// One of the [`Conditions`]; it stays as it was when this is dropped.
+#[derive(Debug)]
+pub struct Condition {
+    unmet: Arc<watch::Sender<usize>>,
+    holds: bool,
+}
+
+impl Condition {
+    /// Says whether it holds.
+    pub fn set(&mut self, holds: bool) {
+        if holds != self.holds {
+            self.holds = holds;
+            self.unmet.send_modify(|unmet| if holds { *unmet -= 1 } else { *unmet += 1 });
         }
     }
 }

@@ -60,6 +60,7 @@ fn say_what_was_built(settings: &Settings, server: &Server) -> Result<(), String
         EndpointSource::Fixed(_) => "list".to_owned(),
         EndpointSource::File(path) => path.display().to_string(),
         EndpointSource::Dns(name, _) => name.to_string(),
+        EndpointSource::Kubernetes(_) => "Kubernetes".to_owned(),
     };
     for note in &settings.notes {
         tracing::warn!("{note}");
@@ -120,6 +121,9 @@ fn start_log(level: LogLevel, format: LogFormat) {
     };
     // Decisions are only logged where that was asked for, so at every level.
     let filter = (Targets::new().with_target("epp_server", own))
+        // What goes wrong in a watch is said here, once.
+        .with_target("kube_runtime::watcher", libraries.min(LevelFilter::ERROR))
+        .with_target("kube_client::client", libraries.min(LevelFilter::ERROR))
         .with_target(recorder::LOG_TARGET, LevelFilter::INFO)
         .with_default(libraries);
     let registry = tracing_subscriber::registry().with(filter);

@@ -20,10 +20,10 @@ use crate::admin::metrics::Metrics;
 use crate::admin::recorder::Recorder;
 use crate::config::{EndpointSource, Settings};
 use crate::discovery::dns::{Dns, Pace};
-use crate::discovery::{self, Pool};
+use crate::discovery::{self, Pool, kubernetes};
 use crate::ext_proc::router::Router;
 use crate::ext_proc::service::Service;
-use crate::health;
+use crate::health::{self, Conditions};
 use crate::kv_events::KvEvents;
 use crate::scrape::Scraper;
 use crate::state_file::StateFile;
@@ -61,6 +61,7 @@ pub struct Server {
     metrics: Arc<Metrics>,
     recorder: Arc<Recorder>,
     traces: Option<Arc<Traces>>,
+    kubernetes: Option<kube::Client>,
     settings: Settings,
 }
 
@@ -76,7 +77,7 @@ impl Server {
         let endpoints = match &settings.endpoints {
             EndpointSource::Fixed(endpoints) => endpoints.clone(),
             EndpointSource::File(path) => discovery::file::read(path)?,
-            EndpointSource::Dns(..) => Vec::new(),
+            EndpointSource::Dns(..) | EndpointSource::Kubernetes(_) => Vec::new(),
         };
         let open = |settings| StateFile::open(settings, Arc::clone(pool.scheduler())).map(Arc::new);
         let state_file = settings.state.clone().map(open).transpose()?;
@@ -98,6 +99,7 @@ impl Server {
             EndpointSource::Dns(name, server) => Some(Dns::new(name.clone(), *server, Pace::default())?),
             _ => None,
         };
+        let kubernetes = if settings.needs_kubernetes() { Some(kubernetes::connect().await?) } else { None };
         let address = settings.bind_address;
         let kv_event_port = match settings.kv_events.bind {
             Some(bind) => Some(listen(bind.address.or(address), bind.port, "--kv-events-bind").await?),
@@ -127,6 +129,7 @@ impl Server {
             metrics,
             recorder,
             traces,
+            kubernetes,
             settings,
         })
     }
@@ -154,6 +157,9 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let (closing, closed) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        let conditions = Conditions::default();
+        let mut open = conditions.add();
+        self.follow_endpoints(&mut tasks, &conditions)?;
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (readiness, health) = health::service().await;
         let service = || {
@@ -170,9 +176,6 @@ impl Server {
         tasks.spawn(async move {
             axum::serve(self.metrics_port, routes).await.map_err(|error| error.to_string())
         });
-        if let EndpointSource::File(path) = &self.settings.endpoints {
-            follow(&mut tasks, discovery::file::watch(path.clone(), Arc::clone(&self.pool))?);
-        }
         if let Some(dns) = self.dns {
             follow(&mut tasks, dns.follow(Arc::clone(&self.pool)));
         }
@@ -184,7 +187,8 @@ impl Server {
         }
         follow(&mut tasks, self.scraper.run());
         follow(&mut tasks, self.kv_events.run());
-        readiness.set(true).await;
+        open.set(true);
+        follow(&mut tasks, readiness.follow(conditions));
 
         tokio::select! {
             () = stop => {}
@@ -194,7 +198,7 @@ impl Server {
             }),
         }
         tracing::info!(open_streams = self.metrics.open_streams(), "draining");
-        readiness.set(false).await;
+        open.set(false);
         drain(&self.metrics, self.settings.drain_timeout).await;
         self.router.closing().begin();
         closing.send_replace(true);
@@ -207,6 +211,23 @@ impl Server {
         if let Some(traces) = self.traces {
             // It waits for its own thread, which needs this runtime.
             let _flushed = tokio::task::spawn_blocking(move || traces.shut_down()).await;
+        }
+        Ok(())
+    }
+
+    /// Keeps the endpoints at what a file or Kubernetes says.
+    fn follow_endpoints(
+        &self,
+        tasks: &mut JoinSet<Result<(), String>>,
+        conditions: &Conditions,
+    ) -> Result<(), String> {
+        let pool = Arc::clone(&self.pool);
+        match (&self.settings.endpoints, self.kubernetes.clone()) {
+            (EndpointSource::File(path), _) => follow(tasks, discovery::file::watch(path.clone(), pool)?),
+            (EndpointSource::Kubernetes(source), Some(client)) => {
+                follow(tasks, kubernetes::follow(client, source.clone(), pool, conditions.add()));
+            }
+            _ => {}
         }
         Ok(())
     }

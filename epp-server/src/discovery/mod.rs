@@ -3,10 +3,12 @@
 //! - [`dns`]: the addresses of a DNS name.
 //! - [`fixed`]: a list that was given at start.
 //! - [`file`](mod@file): a file that is read again when it changes.
+//! - [`kubernetes`]: the pods of an `InferencePool`, or of a label selector.
 
 pub mod dns;
 pub mod file;
 pub mod fixed;
+pub mod kubernetes;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -68,14 +70,28 @@ impl Pool {
     /// # Errors
     ///
     /// What [`Scheduler::set_endpoints`] refuses; the old endpoints then stay in force.
-    pub fn set(&self, mut endpoints: Vec<Endpoint>) -> Result<(), Error> {
+    pub fn set(&self, endpoints: Vec<Endpoint>) -> Result<(), Error> {
+        self.set_restarted(endpoints, &[])
+    }
+
+    /// Replaces the endpoints as [`set`](Self::set) does; of those that restarted nothing is known any more.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set`](Self::set).
+    pub fn set_restarted(&self, mut endpoints: Vec<Endpoint>, restarted: &[&str]) -> Result<(), Error> {
         let mut seen = HashSet::new();
         endpoints.retain(|endpoint| seen.insert(Arc::clone(&endpoint.name)));
         let mut models = self.models.lock();
-        models.retain(|name, _| seen.contains(name));
-        self.scheduler
-            .set_endpoints(endpoints.iter().map(|endpoint| with_model(endpoint, &models)).collect())?;
+        models.retain(|name, _| seen.contains(name) && !restarted.contains(&&**name));
+        let labelled: Vec<_> = endpoints.iter().map(|endpoint| with_model(endpoint, &models)).collect();
         drop(models);
+        self.scheduler.set_endpoints(labelled.clone())?;
+        for endpoint in labelled.into_iter().filter(|endpoint| restarted.contains(&&*endpoint.name)) {
+            tracing::info!(endpoint = %endpoint.name, "replica restarted, its cache counts as empty");
+            self.scheduler.remove_endpoint(&endpoint.name)?;
+            self.scheduler.add_endpoint(endpoint)?;
+        }
         let names: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.name).collect();
         tracing::info!(count = names.len(), endpoints = names.join(","), "endpoints in force");
         self.endpoints.send_replace(endpoints.into());
@@ -148,6 +164,24 @@ mod tests {
         let names: Vec<_> = pool.endpoints().iter().map(|endpoint| endpoint.name.to_string()).collect();
         assert_eq!(names, ["10.0.0.1:1", "10.0.0.2:1"]);
         assert!(changes.has_changed().unwrap());
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_restarted_endpoint() {
+        let pool = Pool::new(Arc::new(Scheduler::new(SchedulerConfig::default()).unwrap()));
+        let endpoints = ["10.0.0.1:1", "10.0.0.2:1"].map(Endpoint::new).to_vec();
+        pool.set(endpoints.clone()).unwrap();
+        let request = p3sched::Request::from_text("llama", "What is rain? ".repeat(200));
+        let pick = || {
+            let decision = pool.scheduler().pick(&request, 1).unwrap();
+            (decision.endpoint, decision.matched_tokens)
+        };
+        let (holder, matched) = pick();
+        assert_eq!(matched, 0);
+        pool.set_restarted(endpoints.clone(), &["10.0.0.9:1"]).unwrap();
+        assert!(pick().1 > 0);
+        pool.set_restarted(endpoints, &[&*holder]).unwrap();
+        assert_eq!(pick().1, 0);
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod grpc;
 #[cfg(test)]
 mod image;
 #[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
 mod kv_events;
 #[cfg(test)]
 mod launch;
