@@ -39,6 +39,10 @@ bench: envoy-setup c-setup python-bench-setup node-setup ## Figures beside the p
 	$(CARGO) build --release -p epp-server -p p3sched-examples -p p3sched-envoy
 	$(CARGO) run --release --manifest-path core/peer-benches/Cargo.toml -- --output target/bench/summary.json
 
+.PHONY: replay
+replay: ## Every claim about routing in simulated time, into target/replay/summary.json (MOONCAKE_TRACE=FILE for the real trace)
+	$(CARGO) run --release -p p3sched-replay -- goals --output target/replay/summary.json
+
 .PHONY: fuzz
 fuzz: ## Feed every reader of foreign bytes with generated input, 60 s each
 	core/fuzz/run 60

@@ -5,7 +5,8 @@
 //! 3. [`policy`]: every preset of [`p3sched`] and the formulas of its peers, each a real [`p3sched::Scheduler`].
 //! 4. [`simulation`]: the event loop.
 //! 5. [`result`]: what happened to every request, and what follows from it; [`comparison`]: many replays side by side;
-//!    [`figure`]: values with the goals that they have to reach; [`report`]: a page for people.
+//!    [`figure`]: values with the goals that they have to reach; [`goals`]: what the scheduler's default has to reach;
+//!    [`report`]: a page for people.
 //!
 //! The same trace, options and seed give the same results, to the nanosecond.
 
@@ -14,6 +15,7 @@ pub mod cost;
 pub mod engine;
 mod error;
 pub mod figure;
+pub mod goals;
 pub mod policy;
 pub mod report;
 pub mod result;

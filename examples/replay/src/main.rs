@@ -18,11 +18,14 @@ struct Arguments {
 enum Command {
     /// Compare policies on a trace or a made-up workload
     Run(Box<command::run::Arguments>),
+    /// Measure everything that the scheduler's default has to reach
+    Goals(command::goals::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => command::run::run(&arguments),
+        Command::Goals(arguments) => command::goals::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

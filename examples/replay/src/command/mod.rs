@@ -1,5 +1,6 @@
 //! What `replay` can be asked to do, one file per subcommand.
 
+pub(crate) mod goals;
 pub(crate) mod run;
 mod setup;
 

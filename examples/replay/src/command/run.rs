@@ -59,7 +59,7 @@ pub(crate) struct Arguments {
 /// A column of the table: its head, its unit in the file, and where it is read.
 type Column = (&'static str, &'static str, fn(&Summary) -> f64);
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 11] = [
     ("cached", "share", |summary| summary.cached_ratio),
     ("ttft mean", "s", |summary| summary.time_to_first_token.mean),
     ("ttft p50", "s", |summary| summary.time_to_first_token.p50),
@@ -68,6 +68,8 @@ const COLUMNS: [Column; 9] = [
     ("requests/s", "requests/s", |summary| summary.requests_per_second),
     ("output tokens/s", "tokens/s", |summary| summary.output_tokens_per_second),
     ("max/mean requests", "ratio", |summary| summary.max_over_mean_requests),
+    ("max/mean tokens", "ratio", |summary| summary.max_over_mean_prompt_tokens),
+    ("max/mean busy", "ratio", |summary| summary.max_over_mean_busy),
     ("failed", "requests", |summary| summary.failed as f64),
 ];
 

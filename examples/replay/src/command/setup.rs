@@ -44,7 +44,7 @@ impl Source {
 /// What serves requests, and what the schedulers get to know.
 #[derive(Debug, Args)]
 pub(crate) struct Setup {
-    /// Engines, in turn: t4, v6e-4, a100 or h100
+    /// Engines, in turn: t4, v6e-4, a100, h100, 4xh100-70b
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "a100")]
     engine: Vec<String>,
     /// Blocks of every replica's KV cache [default: what fits into the engine's memory]
@@ -89,6 +89,9 @@ pub(crate) struct Setup {
     /// Report no cached tokens to the schedulers
     #[arg(long)]
     no_cached_tokens: bool,
+    /// Let requests name their conversation, as `prompt_cache_key` and `user` do
+    #[arg(long)]
+    session_keys: bool,
     /// A replica that fails: its place, the second, and the seconds that it is gone: 2@60+30
     #[arg(long, value_name = "REPLICA@AT+LASTS", value_parser = parse_failure)]
     fail: Vec<Failure>,
@@ -129,6 +132,7 @@ impl Setup {
             Scrape { period: self.scrape_period.as_secs_f64(), delay: self.scrape_delay.as_secs_f64() };
         options.feedback.first_tokens = !self.no_first_tokens;
         options.feedback.cached_tokens = !self.no_cached_tokens;
+        options.session_keys = self.session_keys;
         options.failures.clone_from(&self.fail);
         options.restarts.clone_from(&self.restart_scheduler);
         Ok(options)

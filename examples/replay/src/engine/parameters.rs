@@ -16,7 +16,7 @@
 //!
 //! # Where the presets come from
 //!
-//! The data sheets give peak rates; the model is Llama-3.1-8B in 16 bits (8.03 · 10⁹ parameters, 16.06 GB, 32 layers of
+//! The data sheets give peak rates; the model is, but for the last preset, Llama-3.1-8B in 16 bits (8.03 · 10⁹ parameters, 16.06 GB, 32 layers of
 //! 4096, 8 KV heads of 128: 131 072 bytes of KV per token; its `config.json`). The rest is an **estimate**, not a
 //! measurement: half of the peak FLOP/s in prefill and 0.8 of the peak bandwidth (v6e: 0.35 and 0.6, for the four chips
 //! exchange activations), 2 ms of overhead per step, a KV cache of 0.9 · memory − weights − 4 GB.
@@ -24,6 +24,7 @@
 //! | preset | peak FLOP/s, 16 bits | bandwidth | memory | source |
 //! |---|---|---|---|---|
 //! | `h100` | 989 · 10¹² | 3.35 TB/s | 80 GB | NVIDIA H100 data sheet, SXM, dense |
+//! | `4xh100-70b` | 4 · 989 · 10¹² | 4 · 3.35 TB/s | 4 · 80 GB | the same, with Llama-3.1-70B (70.6 · 10⁹ parameters, 80 layers of 8192, 327 680 bytes of KV per token) |
 //! | `a100` | 312 · 10¹² | 2.039 TB/s | 80 GB | NVIDIA A100 data sheet, SXM, dense |
 //! | `v6e-4` | 4 · 918 · 10¹² | 4 · 1.64 TB/s | 4 · 32 GB | Google Cloud, "TPU v6e" |
 //! | `t4` | – | – | 16 GB | see below |
@@ -37,7 +38,7 @@ use serde::Serialize;
 use crate::Error;
 
 /// Names of all presets.
-pub const PRESETS: [&str; 4] = ["t4", "v6e-4", "a100", "h100"];
+pub const PRESETS: [&str; 5] = ["t4", "v6e-4", "a100", "h100", "4xh100-70b"];
 
 /// How long an engine takes; all in seconds. See the [module](self) for the formula.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -93,6 +94,13 @@ const LLAMA_8B: Model = Model {
     kv_bytes_per_token: 131_072.0,
 };
 
+const LLAMA_70B: Model = Model {
+    parameters: 70.6e9,
+    bytes: 141.2e9,
+    pair_flop: 4.0 * 80.0 * 8192.0,
+    kv_bytes_per_token: 327_680.0,
+};
+
 /// What a data sheet says, and how much of it is reached.
 struct Accelerator {
     flops: f64,
@@ -128,20 +136,24 @@ impl EngineParameters {
             memory,
         };
         match name {
-            "h100" => Ok(Self::estimated(name, &accelerator(989e12, 3.35e12, 80e9), 8192)),
-            "a100" => Ok(Self::estimated(name, &accelerator(312e12, 2.039e12, 80e9), 2048)),
+            "h100" => Ok(Self::estimated(name, &accelerator(989e12, 3.35e12, 80e9), &LLAMA_8B, 8192)),
+            "4xh100-70b" => {
+                let node = accelerator(4.0 * 989e12, 4.0 * 3.35e12, 4.0 * 80e9);
+                Ok(Self::estimated(name, &node, &LLAMA_70B, 8192))
+            }
+            "a100" => Ok(Self::estimated(name, &accelerator(312e12, 2.039e12, 80e9), &LLAMA_8B, 2048)),
             "v6e-4" => {
                 let chips = accelerator(4.0 * 918e12, 4.0 * 1.64e12, 4.0 * 32e9);
                 let chips = Accelerator { flops_share: 0.35, bandwidth_share: 0.6, ..chips };
-                Ok(Self::estimated(name, &chips, 8192))
+                Ok(Self::estimated(name, &chips, &LLAMA_8B, 8192))
             }
             "t4" => Ok(Self::t4()),
             unknown => Err(Error::unknown("engine", unknown, &PRESETS)),
         }
     }
 
-    fn estimated(name: &str, accelerator: &Accelerator, step_tokens: u32) -> Self {
-        let Model { parameters, bytes, pair_flop, kv_bytes_per_token } = LLAMA_8B;
+    fn estimated(name: &str, accelerator: &Accelerator, model: &Model, step_tokens: u32) -> Self {
+        let Model { parameters, bytes, pair_flop, kv_bytes_per_token } = *model;
         let flops = accelerator.flops * accelerator.flops_share;
         let bandwidth = accelerator.bandwidth * accelerator.bandwidth_share;
         let timing = Timing {
@@ -246,7 +258,7 @@ mod tests {
         let error = EngineParameters::preset("a10").unwrap_err().to_string();
         assert_eq!(
             error,
-            "unknown engine `a10` (did you mean `a100`?), expected one of: t4, v6e-4, a100, h100"
+            "unknown engine `a10` (did you mean `a100`?), expected one of: t4, v6e-4, a100, h100, 4xh100-70b"
         );
     }
 }

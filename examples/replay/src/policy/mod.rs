@@ -11,12 +11,15 @@
 //! | `llm-d` | llm-d: holders of the prefix alone, then the fewest tokens; the preset [`affinity-token`](p3sched::preset) |
 //! | [`bounded-load-hash`](bounded_load_hash) | KubeAI: consistent hashing with bounded loads |
 //!
+//! Any policy that scores can have a [prior](rendezvous_prior) on the prompt's head: `default:rendezvous_prior=1.5`.
+//!
 //! On a command line a policy is a name and what it changes: `default:prefix-cache-scorer=5:load_gate_seconds=2`. A
 //! scorer's name sets its weight (0 leaves it out), anything else is a field of the
 //! [configuration](p3sched::SchedulerConfig), nested ones with dots: `bookings.first_token_timeout_seconds=3`.
 
 pub mod bounded_load_hash;
 pub mod dynamo;
+pub mod rendezvous_prior;
 pub mod sglang_cache_aware;
 
 use p3sched::config::ScorerConfig;
@@ -29,6 +32,7 @@ use crate::workload::{set, settings};
 
 use bounded_load_hash::BoundedLoadHash;
 use dynamo::Dynamo;
+use rendezvous_prior::RendezvousPrior;
 use sglang_cache_aware::SglangCacheAware;
 
 /// Names of the policies that are not presets of the scheduler.
@@ -42,6 +46,8 @@ pub struct Policy {
     /// The configuration of its schedulers.
     pub config: SchedulerConfig,
     peer: Option<Peer>,
+    /// Weight of the [prior](rendezvous_prior) on the prompt's head.
+    rendezvous_prior: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +79,7 @@ impl Policy {
         let name = parts.next().unwrap_or_default();
         let mut settings = settings(name, parts)?;
         let peer = Peer::parse(name, &mut settings)?;
+        let rendezvous_prior = take_number(name, "rendezvous_prior", &mut settings)?;
         let preset = match name {
             "llm-d" => "affinity-token",
             _ if peer.is_some() => "round-robin",
@@ -82,7 +89,7 @@ impl Policy {
         let mut config =
             SchedulerConfig::preset(preset).map_err(|_| Error::unknown("policy", name, &known))?;
         change(name, &mut config, settings)?;
-        let policy = Self { name: text.to_owned(), config, peer };
+        let policy = Self { name: text.to_owned(), config, peer, rendezvous_prior };
         policy.build(0)?;
         Ok(policy)
     }
@@ -94,7 +101,7 @@ impl Policy {
 
     /// A policy of this configuration.
     pub fn of_config(name: impl Into<String>, config: SchedulerConfig) -> Self {
-        Self { name: name.into(), config, peer: None }
+        Self { name: name.into(), config, peer: None, rendezvous_prior: None }
     }
 
     /// A scheduler that follows the policy; where chance decides, the same seed makes the same choices.
@@ -107,7 +114,10 @@ impl Policy {
         config.seed = config.seed.wrapping_add(seed);
         // One byte of a made-up prompt is one token.
         config.bytes_per_token = 1;
-        let builder = Scheduler::builder(config);
+        let mut builder = Scheduler::builder(config);
+        if let Some(weight) = self.rendezvous_prior {
+            builder = builder.scorer(Box::new(RendezvousPrior), weight);
+        }
         let picker: Box<dyn Picker> = match &self.peer {
             None => return Ok(builder.build()?),
             Some(Peer::SglangCacheAware(picker)) => Box::new(picker.clone()),
@@ -121,12 +131,8 @@ impl Policy {
 impl Peer {
     /// The peer of this name, with those of the settings that are its own.
     fn parse(name: &str, settings: &mut Map<String, Value>) -> Result<Option<Self>, Error> {
-        let mut number = |key: &str, default: f64| match settings.remove(key) {
-            None => Ok(default),
-            Some(value) => value.as_f64().filter(|number| *number >= 0.0).ok_or_else(|| {
-                Error::InvalidOption(format!("{key} of {name} must be a number, 0 or more: `{value}`"))
-            }),
-        };
+        let mut number =
+            |key: &str, default: f64| Ok::<_, Error>(take_number(name, key, settings)?.unwrap_or(default));
         Ok(match name {
             "sglang-cache-aware" => Some(Self::SglangCacheAware(SglangCacheAware::new(
                 number("cache_threshold", sglang_cache_aware::CACHE_THRESHOLD)?,
@@ -140,6 +146,14 @@ impl Peer {
             _ => None,
         })
     }
+}
+
+/// Takes a number, 0 or more, out of the settings of a policy.
+fn take_number(name: &str, key: &str, settings: &mut Map<String, Value>) -> Result<Option<f64>, Error> {
+    let Some(value) = settings.remove(key) else { return Ok(None) };
+    let number = value.as_f64().filter(|number| *number >= 0.0);
+    let refused = || Error::InvalidOption(format!("{key} of {name} must be a number, 0 or more: `{value}`"));
+    number.map(Some).ok_or_else(refused)
 }
 
 /// Makes changes to a configuration: weights by a scorer's name, anything else by its path.

@@ -220,7 +220,8 @@ impl<'a> Dispatcher<'a> {
             request.model.clone_from(model);
         }
         request.adapter = from.adapter.and_then(|adapter| self.trace.adapters.get(adapter as usize).cloned());
-        request.session = from.session.map(|session| session.wrapping_add(salt).to_string());
+        let session = from.session.filter(|_| self.options.session_keys);
+        request.session = session.map(|session| session.wrapping_add(salt).to_string());
         request.priority = from.priority;
         let serving = self.subsets.get(from.model as usize).and_then(Option::as_ref);
         request.subset = if left_out.is_empty() {

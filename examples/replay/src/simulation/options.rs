@@ -24,6 +24,8 @@ pub struct Options {
     pub scrape: Scrape,
     /// What else reaches the schedulers.
     pub feedback: Feedback,
+    /// Whether requests name their conversation (`prompt_cache_key`, `user`), as few clients do.
+    pub session_keys: bool,
     /// Replicas that fail.
     pub failures: Vec<Failure>,
     /// Schedulers that restart.
@@ -49,6 +51,7 @@ impl Options {
             schedulers: Schedulers { count: 1, sharing: Sharing::Private },
             scrape: Scrape { period: 0.05, delay: 0.0 },
             feedback: Feedback { first_tokens: true, cached_tokens: true },
+            session_keys: false,
             failures: Vec::new(),
             restarts: Vec::new(),
             engines_at_full_speed: None,
