@@ -260,6 +260,7 @@ fn routing_settings(flags: &Flags, configuration: &Configuration) -> RoutingSett
         saturation,
         obeys_subset: !flags.disable_endpoint_subset_filter,
         emits_scores: flags.emit_endpoint_scores,
+        watches_responses: flags.watch_responses,
         serves_tests: configuration.serves_tests,
     }
 }

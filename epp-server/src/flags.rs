@@ -122,6 +122,13 @@ pub struct Flags {
           help_heading = CONFIGURATION)]
     pub fail_open: bool,
 
+    /// Follow responses to see first tokens, ends and usage; without, the gateway's stream is closed with the pick, which
+    /// is less work here, and what is in flight ends by time
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set,
+          help_heading = CONFIGURATION)]
+    pub watch_responses: bool,
+
     /// Tell the gateway the score of every replica, in the metadata beside the pick
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = CONFIGURATION)]

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 mod config_source;
 pub mod discovery;
+mod distrust;
 mod endpoint_picker_config;
 pub mod ext_proc;
 pub mod flags;

@@ -21,6 +21,7 @@ use crate::admin::recorder::Recorder;
 use crate::config::{EndpointSource, Settings};
 use crate::discovery::dns::{Dns, Pace};
 use crate::discovery::{self, Pool, kubernetes};
+use crate::distrust;
 use crate::ext_proc::router::Router;
 use crate::ext_proc::service::Service;
 use crate::health::{self, Conditions};
@@ -84,7 +85,8 @@ impl Server {
         pool.set(endpoints).map_err(|error| error.to_string())?;
         pool.policies().set(settings.policies.clone());
         let metrics = Arc::new(Metrics::new());
-        metrics.watch_pool(Arc::clone(&pool));
+        let pool_name = settings.pool.as_deref().map_or("", |name| name.rsplit('/').next().unwrap_or(name));
+        metrics.watch_pool(Arc::clone(&pool), pool_name, settings.routing.saturation);
         let recorder = Arc::new(Recorder::new(settings.log_decisions)?);
         let traces = settings.traces.as_ref().map(Traces::new).transpose()?.map(Arc::new);
         let router =
@@ -185,6 +187,7 @@ impl Server {
         if let Some(certificate) = self.certificate.filter(|_| self.settings.reload_certificates) {
             follow(&mut tasks, certificate.watch()?);
         }
+        follow(&mut tasks, distrust::watch(Arc::clone(&self.pool)));
         follow(&mut tasks, self.scraper.run());
         follow(&mut tasks, self.kv_events.run());
         open.set(true);

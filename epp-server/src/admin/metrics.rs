@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use p3sched::gateway::DEFAULT_FAIRNESS_ID;
+use p3sched::scheduler::SaturationLimits;
 use parking_lot::RwLock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -196,9 +197,9 @@ impl Metrics {
         }
     }
 
-    /// Adds what the scheduler knows of the endpoints of a pool.
-    pub fn watch_pool(&self, pool: Arc<Pool>) {
-        self.registry.write().register_collector(Box::new(PoolMetrics::new(pool)));
+    /// Adds what the scheduler knows of the endpoints of a pool with this name, and how near they are to these limits.
+    pub fn watch_pool(&self, pool: Arc<Pool>, name: &str, saturation: SaturationLimits) {
+        self.registry.write().register_collector(Box::new(PoolMetrics::new(pool, name, saturation)));
     }
 
     /// The page, in the text format of `OpenMetrics`.

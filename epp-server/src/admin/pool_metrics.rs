@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use p3sched::scheduler::SaturationLimits;
 use p3sched::stats::{EndpointStats, Stats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -10,18 +11,22 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use super::request_metrics::escaped;
 use crate::clock;
 use crate::discovery::Pool;
 
 /// Collects from the scheduler of a pool.
 pub(super) struct PoolMetrics {
     pool: Arc<Pool>,
+    /// Name of the `InferencePool`; empty without one.
+    name: String,
+    saturation: SaturationLimits,
 }
 
 impl PoolMetrics {
     /// A collector for a pool.
-    pub(super) fn new(pool: Arc<Pool>) -> Self {
-        Self { pool }
+    pub(super) fn new(pool: Arc<Pool>, name: &str, saturation: SaturationLimits) -> Self {
+        Self { pool, name: escaped(name), saturation }
     }
 }
 
@@ -34,19 +39,18 @@ impl fmt::Debug for PoolMetrics {
 /// A number of one endpoint; `None` where it is not known.
 type Column = (&'static str, &'static str, fn(&EndpointStats) -> Option<f64>);
 
-const ENDPOINT_GAUGES: [Column; 11] = [
+const ENDPOINT_GAUGES: [Column; 10] = [
     ("llm_d_epp_per_endpoint_queue_size", "Requests that wait in the engine", |e| e.waiting_requests),
-    ("llm_d_epp_inflight_requests", "Requests in flight through this picker", |e| {
-        Some(f64::from(e.requests_in_flight))
-    }),
-    ("llm_d_epp_inflight_tokens", "Prompt tokens in flight through this picker", |e| {
-        Some(e.tokens_in_flight as f64)
-    }),
     ("p3sched_endpoint_reachable", "1 if the endpoint is believed to serve", |e| {
         Some(f64::from(u8::from(e.reachable)))
     }),
     ("p3sched_metrics_age_seconds", "Time since the last good scrape", |e| e.metrics_age_seconds),
     ("p3sched_kv_cache_utilization", "Share of the KV cache in use, as scraped", |e| e.kv_cache_utilization),
+    (
+        "p3sched_predictions_distrusted",
+        "1 if the engine finds nothing cached where a hit is predicted",
+        |e| Some(f64::from(u8::from(e.predictions_distrusted))),
+    ),
     ("p3sched_queued_tokens", "Uncached tokens of own requests without a first token", |e| {
         Some(e.queued_tokens as f64)
     }),
@@ -57,6 +61,16 @@ const ENDPOINT_GAUGES: [Column; 11] = [
     ("p3sched_index_blocks", "Blocks of this endpoint in the prefix index", |e| Some(e.index_blocks as f64)),
     ("p3sched_sends_kv_events", "1 if the endpoint's engine tells what its cache holds", |e| {
         Some(f64::from(u8::from(e.sends_kv_events)))
+    }),
+];
+
+/// What is in flight, which the reference labels in another way.
+const IN_FLIGHT_GAUGES: [Column; 2] = [
+    ("llm_d_epp_inflight_requests", "Requests in flight through this picker", |e| {
+        Some(f64::from(e.requests_in_flight))
+    }),
+    ("llm_d_epp_inflight_tokens", "Prompt tokens in flight through this picker", |e| {
+        Some(e.tokens_in_flight as f64)
     }),
 ];
 
@@ -74,37 +88,81 @@ const ENDPOINT_COUNTERS: [Column; 2] = [
 impl Collector for PoolMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let stats = self.pool.scheduler().stats(clock::now());
+        let pool = [("name", self.name.as_str())];
+        let by_endpoint = EndpointSeries { labels: &pool, endpoint_label: "model_server_endpoint" };
         for column in &ENDPOINT_GAUGES {
-            encode_column(&mut encoder, column, MetricType::Gauge, &stats.endpoints)?;
+            by_endpoint.encode(&mut encoder, column, MetricType::Gauge, &stats.endpoints)?;
         }
         for column in &ENDPOINT_COUNTERS {
-            encode_column(&mut encoder, column, MetricType::Counter, &stats.endpoints)?;
+            by_endpoint.encode(&mut encoder, column, MetricType::Counter, &stats.endpoints)?;
         }
-        encode_pool_gauges(&mut encoder, &stats)?;
+        for column in &IN_FLIGHT_GAUGES {
+            IN_FLIGHT_SERIES.encode(&mut encoder, column, MetricType::Gauge, &stats.endpoints)?;
+        }
+        self.encode_saturation(&mut encoder, &stats)?;
+        encode_pool_gauges(&mut encoder, &stats, &pool)?;
         encode_counters(&mut encoder, &stats)
     }
 }
 
-fn encode_column(
-    encoder: &mut DescriptorEncoder<'_>,
-    (name, help, value): &Column,
-    kind: MetricType,
-    endpoints: &[EndpointStats],
-) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-    for endpoint in endpoints {
-        let Some(value) = value(endpoint) else { continue };
-        let labels = [("name", ""), ("model_server_endpoint", &*endpoint.endpoint)];
-        let series = metric.encode_family(&labels)?;
-        match kind {
-            MetricType::Counter => ConstCounter::new(value).encode(series)?,
-            _ => ConstGauge::new(value).encode(series)?,
-        }
+impl PoolMetrics {
+    /// What decides whether requests of negative priority are refused.
+    fn encode_saturation(&self, encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
+        let saturation = self.pool.scheduler().saturation(&self.saturation, None, clock::now());
+        let name = "llm_d_epp_flow_control_pool_saturation";
+        let help = "From 1 on requests of negative priority are refused";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let labels = [("inference_pool", self.name.as_str()), ("stage", "effective")];
+        ConstGauge::new(saturation).encode(metric.encode_family(&labels)?)?;
+        let is_stale = |age: Option<f64>| age.is_none_or(|seconds| seconds > self.saturation.stale_seconds);
+        let stale = stats.endpoints.iter().filter(|endpoint| is_stale(endpoint.metrics_age_seconds)).count();
+        let name = "llm_d_epp_flow_control_stale_endpoints";
+        let help = "Endpoints whose metrics are too old to tell whether they are saturated";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let labels = [("detector", "utilization-detector")];
+        ConstGauge::new(stale as f64).encode(metric.encode_family(&labels)?)
     }
-    Ok(())
 }
 
-fn encode_pool_gauges(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
+/// How the series of one endpoint are labelled.
+struct EndpointSeries<'a> {
+    labels: &'a [(&'static str, &'a str)],
+    endpoint_label: &'static str,
+}
+
+const IN_FLIGHT_SERIES: EndpointSeries<'static> = EndpointSeries {
+    labels: &[("namespace", ""), ("producer_name", "inflight-load-producer")],
+    endpoint_label: "endpoint_name",
+};
+
+impl EndpointSeries<'_> {
+    fn encode(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help, value): &Column,
+        kind: MetricType,
+        endpoints: &[EndpointStats],
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+        for endpoint in endpoints {
+            let Some(value) = value(endpoint) else { continue };
+            let mut labels = self.labels.to_vec();
+            labels.push((self.endpoint_label, &endpoint.endpoint));
+            let series = metric.encode_family(&labels)?;
+            match kind {
+                MetricType::Counter => ConstCounter::new(value).encode(series)?,
+                _ => ConstGauge::new(value).encode(series)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_pool_gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    stats: &Stats,
+    pool: &[(&'static str, &str); 1],
+) -> fmt::Result {
     let ready = stats.endpoints.iter().filter(|endpoint| endpoint.reachable).count();
     for (name, help, value) in [
         ("llm_d_epp_ready_endpoints", "Endpoints that are believed to serve", ready as f64),
@@ -123,9 +181,24 @@ fn encode_pool_gauges(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt
             "Mean number of requests in an engine's batch",
             mean(stats, |endpoint| endpoint.running_requests),
         ),
+        (
+            "llm_d_epp_std_dev_kv_cache_utilization",
+            "Standard deviation of the share of the KV cache in use",
+            deviation(stats, |endpoint| endpoint.kv_cache_utilization),
+        ),
+        (
+            "llm_d_epp_std_dev_queue_size",
+            "Standard deviation of the number of requests that wait in an engine",
+            deviation(stats, |endpoint| endpoint.waiting_requests),
+        ),
+        (
+            "llm_d_epp_std_dev_running_requests",
+            "Standard deviation of the number of requests in an engine's batch",
+            deviation(stats, |endpoint| endpoint.running_requests),
+        ),
     ] {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        ConstGauge::new(value).encode(metric.encode_family(&[("name", "")])?)?;
+        ConstGauge::new(value).encode(metric.encode_family(pool)?)?;
     }
     for (name, help, value) in [
         ("llm_d_epp_prefix_indexer_size", "Different blocks in the prefix index", stats.index.unique_blocks),
@@ -195,6 +268,12 @@ fn encode_counters(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::R
         ConstCounter::new(value).encode(metric)?;
     }
     Ok(())
+}
+
+/// Standard deviation over the endpoints where the number is known, of them as the whole population.
+fn deviation(stats: &Stats, value: impl Fn(&EndpointStats) -> Option<f64>) -> f64 {
+    let mean_value = mean(stats, &value);
+    mean(stats, |endpoint| value(endpoint).map(|value| (value - mean_value).powi(2))).sqrt()
 }
 
 /// Mean over the endpoints where the number is known; 0 where it is known of none.

@@ -101,6 +101,17 @@ pub enum Message {
 }
 
 impl Message {
+    /// Whether nothing of the request follows.
+    pub fn ends_request(&self) -> bool {
+        match self {
+            Self::RequestHeaders { end_of_stream, .. } | Self::RequestBody { end_of_stream, .. } => {
+                *end_of_stream
+            }
+            Self::RequestTrailers => true,
+            _ => self.is_response(),
+        }
+    }
+
     /// Whether it belongs to the response.
     pub fn is_response(&self) -> bool {
         matches!(self, Self::ResponseHeaders { .. } | Self::ResponseBody { .. } | Self::ResponseTrailers)

@@ -48,6 +48,9 @@ pub struct RoutingSettings {
     pub obeys_subset: bool,
     /// Whether the gateway is told the score of every endpoint.
     pub emits_scores: bool,
+    /// Whether responses are followed to their end; else the stream is closed with the pick, and what is in flight ends
+    /// by time.
+    pub watches_responses: bool,
     /// Whether a header names the endpoints to route to, and another one says who served: for conformance tests alone,
     /// since any client may send it.
     pub serves_tests: bool,
@@ -60,6 +63,7 @@ impl Default for RoutingSettings {
             saturation: SaturationLimits::default(),
             obeys_subset: true,
             emits_scores: false,
+            watches_responses: true,
             serves_tests: false,
         }
     }
@@ -80,6 +84,11 @@ pub struct Pick {
 }
 
 impl Pick {
+    /// Whether another model serves than the client named.
+    pub(super) fn is_renamed(&self) -> bool {
+        self.models.is_some()
+    }
+
     /// What makes the answer name the model that the client named, where another one serves.
     pub(super) fn model_names(&self) -> Option<ModelNames> {
         let (served, asked) = self.models.as_deref()?;

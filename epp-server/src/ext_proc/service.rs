@@ -181,7 +181,7 @@ impl Stream for Exchange {
             if let Some(answer) = this.answers.pop_front() {
                 return Poll::Ready(Some(Ok(write_answer(answer))));
             }
-            if this.closed || this.request.is_refused() {
+            if this.closed || this.request.is_refused() || this.request.is_done(&this.router) {
                 return Poll::Ready(None);
             }
             match Pin::new(&mut this.inbound).poll_next(context) {

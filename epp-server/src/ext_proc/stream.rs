@@ -50,6 +50,8 @@ pub struct RequestStream {
     /// What the router counts for this body, until it is no longer gathered.
     gathered: usize,
     pick: Option<Pick>,
+    /// Whether the gateway has sent all of the request.
+    request_ended: bool,
     response: Response,
 }
 
@@ -67,6 +69,7 @@ impl RequestStream {
             body_length: 0,
             gathered: 0,
             pick: None,
+            request_ended: false,
             response: Response::default(),
         }
     }
@@ -84,6 +87,7 @@ impl RequestStream {
             return;
         }
         self.take_hints(hints);
+        self.request_ended |= message.ends_request();
         match message {
             Message::RequestHeaders { head, end_of_stream } => {
                 self.request_headers(head, end_of_stream, router, now, answers);
@@ -158,7 +162,7 @@ impl RequestStream {
     /// booking stays until it expires.
     pub fn on_close(&mut self, router: &Router, now: u64) {
         self.release_gathered(router);
-        if self.modes.response != BodyMode::None {
+        if self.modes.response != BodyMode::None && !self.is_done(router) {
             self.complete(false, router, now);
         } else if let Some(pick) = self.pick.take() {
             router.lost(&pick);
@@ -178,7 +182,22 @@ impl RequestStream {
             router.closing().left();
             router.lost(&pick);
         }
+        if let Some(rest) = self.response.rest() {
+            echo_response(rest, false, answers);
+        }
         false
+    }
+
+    /// Whether nothing is left to say and nothing to learn, so that the stream can be closed.
+    ///
+    /// The gateway then passes on the response by itself.
+    pub fn is_done(&self, router: &Router) -> bool {
+        let changes_answer = || self.pick.as_ref().is_some_and(Pick::is_renamed);
+        self.phase == Phase::Settled
+            && !router.settings().watches_responses
+            && !router.settings().serves_tests
+            && (self.request_ended || self.modes.request == BodyMode::None)
+            && !changes_answer()
     }
 
     /// Whether an immediate answer ended the exchange.

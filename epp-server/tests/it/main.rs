@@ -25,6 +25,8 @@ mod monitoring;
 #[cfg(test)]
 mod policies;
 #[cfg(test)]
+mod privacy;
+#[cfg(test)]
 mod scrape;
 #[cfg(test)]
 mod state_file;

@@ -591,3 +591,34 @@ fn a_gateway_that_answers_by_itself_ends_the_wait_for_the_body() {
     exchange.close();
     assert_eq!(exchange.counters().picks, 0);
 }
+
+#[test]
+fn a_response_that_nobody_watches_lets_the_stream_close_with_the_pick() {
+    let settings = RoutingSettings { watches_responses: false, ..RoutingSettings::default() };
+    for (modes, messages, done_after) in [
+        (DUPLEX, vec![headers(false), body(CHAT, false), Message::RequestTrailers], 3),
+        (DUPLEX, vec![headers(false), body(CHAT, true)], 2),
+        (BUFFERED, vec![headers(false), body(CHAT, true)], 2),
+        (DUPLEX, vec![headers(true)], 1),
+        (mode(BodyMode::None), vec![headers(false)], 1),
+        (mode(BodyMode::Streamed), vec![headers(false), body(CHAT, false), body("", true)], 3),
+        (
+            mode(BodyMode::BufferedPartial),
+            vec![headers(false), body(CHAT, false), response_headers(200, true)],
+            3,
+        ),
+    ] {
+        let mut exchange = Exchange::with(support::pool(&[ENDPOINT]), modes, settings);
+        let mut watched = Exchange::on(support::pool(&[ENDPOINT]), modes);
+        for (place, message) in messages.into_iter().enumerate() {
+            assert!(!exchange.stream.is_done(&exchange.router), "{modes:?}: before message {place}");
+            watched.send(message.clone());
+            exchange.send(message);
+            let is_last = place + 1 == done_after;
+            assert_eq!(exchange.stream.is_done(&exchange.router), is_last, "{modes:?}: message {place}");
+        }
+        exchange.close();
+        assert_eq!((exchange.in_flight(), exchange.counters().completed_requests), (1, 0), "it ends by time");
+        assert!(!watched.stream.is_done(&watched.router));
+    }
+}

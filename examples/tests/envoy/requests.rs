@@ -173,3 +173,25 @@ async fn every_body_mode_is_served_in_both_directions() {
         assert_eq!(stack.picker_metric("llm_d_epp_request_running").await, Some(0.0), "{way}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_closed_with_the_pick_cuts_no_answer() {
+    for (config, source) in [WAYS[0], WAYS[2]] {
+        let stack = Stack::start_with("unwatched", config, |envoy, picker| {
+            envoy.pick_source = source;
+            picker.arguments = vec!["--watch-responses=false".to_owned()];
+        })
+        .await;
+        for number in 0..20 {
+            let body = chat_body(&text(&format!("unwatched {number}"), 2_000), number % 2 == 0);
+            let answer = stack.post("/v1/chat/completions", body.to_string()).await;
+            assert_eq!(answer.status, 200, "{config:?}: {}", answer.body);
+            let end = if number % 2 == 0 { "data: [DONE]\n\n" } else { "}" };
+            assert!(answer.body.ends_with(end), "{config:?}: {}", answer.body);
+            let answer = stack.post(ECHO, text("bytes", 50_000)).await;
+            assert_eq!((answer.status, answer.header("x-body-bytes")), (400, ""), "{config:?}: no JSON");
+        }
+        assert_eq!(stack.picker_metric("p3sched_completed_requests_total").await, Some(0.0), "{config:?}");
+        assert_eq!(stack.picker_metric("llm_d_epp_extproc_streams_inflight").await, Some(0.0), "{config:?}");
+    }
+}
