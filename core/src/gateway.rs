@@ -33,7 +33,13 @@ pub const REJECTED_NO_ENDPOINTS: &str = "rejected-no-endpoints";
 pub const REJECTED_SATURATED: &str = "rejected-saturated";
 
 /// Request header that names the prefill endpoint, which the decode endpoint asks for the prompt's KV cache.
-pub const PREFILLER: &str = "x-prefiller-host-port";
+pub const PREFILLER: &str = "x-llm-d-prefiller-host-port";
+
+/// The same as older sidecars read it.
+pub const OLD_PREFILLER: &str = "x-prefiller-host-port";
+
+/// Request header that names the endpoint, where requests go to a sidecar before several of them.
+pub const DATA_PARALLEL: &str = "x-data-parallel-host-port";
 
 /// Request header that gives the request the priority of an `InferenceObjective`.
 pub const OBJECTIVE: &str = "x-llm-d-inference-objective";
@@ -59,15 +65,19 @@ const OLD_MODEL_REWRITE: &str = "x-gateway-model-name-rewrite";
 
 /// Headers between gateways, pickers and engines: whoever sends one as a client steers what is not his, or tells an engine
 /// what it should not know.
-const STEERING: [&str; 14] = [
+const STEERING: [&str; 18] = [
     DESTINATION,
     DESTINATION_SERVED,
     DESTINATION_SCORES,
     SUBSET,
     DROPPED_REASON,
     PREFILLER,
+    OLD_PREFILLER,
+    "x-llm-d-encoder-hosts-ports",
     "x-encoder-hosts-ports",
-    "x-data-parallel-host-port",
+    "x-llm-d-kv-cache-source-host-port",
+    "x-kv-cache-source-host-port",
+    DATA_PARALLEL,
     OBJECTIVE,
     OLD_OBJECTIVE,
     FAIRNESS_ID,

@@ -11,9 +11,10 @@ use p3sched::scorer::{
     prefix_cache, queue, running_requests_size, session_affinity, time_to_first_token, token_load,
     uncached_times_batch,
 };
-use p3sched::{Scheduler, SchedulerConfig};
+use p3sched::{Scheduler, SchedulerConfig, gateway};
 
 use crate::config_source::{Configuration, read_file};
+use crate::label_selector::LabelSelector;
 use crate::scrape::Scheme;
 
 /// Explains the configuration in a file.
@@ -29,28 +30,27 @@ pub fn explain_file(path: &Path) -> Result<String, String> {
 }
 
 fn explain(configuration: &Configuration) -> String {
-    let Configuration { profile, scheduler, endpoints, policies, metrics_page, kv_events, notes, .. } =
-        configuration;
-    let mut lines = vec![format!("profile: {profile}"), "filters, in this order:".to_owned()];
-    for filter in &scheduler.filters {
-        let meaning = meaning(&filter.filter_type, scheduler);
-        lines.push(format!("  {}{}: {meaning}", filter.filter_type, shown(&filter.parameters)));
+    let Configuration {
+        profile,
+        scheduler,
+        profiles,
+        endpoints,
+        policies,
+        metrics_page,
+        kv_events,
+        notes,
+        ..
+    } = configuration;
+    let mut lines = vec![format!("profile: {profile}")];
+    explain_profile(scheduler, &profiles.endpoints, &mut lines);
+    if let Some(port) = profiles.primary_port {
+        lines.push(format!("port: {port} for every endpoint, which `{}` names", gateway::DATA_PARALLEL));
     }
-    lines.push("scorers, added up by weight:".to_owned());
-    for scorer in &scheduler.scorers {
-        let meaning = meaning(&scorer.scorer_type, scheduler);
-        lines.push(format!(
-            "  {} × {}{}: {meaning}",
-            scorer.weight,
-            scorer.scorer_type,
-            shown(&scorer.parameters)
-        ));
+    if let Some(prefill) = &profiles.prefill {
+        lines.push(format!("prefill elsewhere: {}, by profile `{}`", prefill.decider, prefill.name));
+        lines.push(format!("prefill headers: `{}`, `{}`", gateway::PREFILLER, gateway::OLD_PREFILLER));
+        explain_profile(&prefill.scheduler, &prefill.endpoints, &mut lines);
     }
-    let picker = &scheduler.picker;
-    let meaning = meaning(&picker.picker_type, scheduler);
-    lines.push(format!("picker: {}{}: {meaning}", picker.picker_type, shown(&picker.parameters)));
-    lines.push(format!("fallbacks: {}", scheduler.fallbacks));
-    lines.push(index(scheduler));
     let scheme = match metrics_page.scheme {
         Some(Scheme::Https) => "https",
         Some(Scheme::Http) | None => "http",
@@ -76,6 +76,33 @@ fn explain(configuration: &Configuration) -> String {
     lines.extend(policies.lines());
     lines.extend(notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
+}
+
+/// What one scheduler does.
+fn explain_profile(scheduler: &SchedulerConfig, endpoints: &LabelSelector, lines: &mut Vec<String>) {
+    if !endpoints.selects_all() {
+        lines.push(format!("picks among endpoints whose {endpoints}"));
+    }
+    lines.push("filters, in this order:".to_owned());
+    for filter in &scheduler.filters {
+        let meaning = meaning(&filter.filter_type, scheduler);
+        lines.push(format!("  {}{}: {meaning}", filter.filter_type, shown(&filter.parameters)));
+    }
+    lines.push("scorers, added up by weight:".to_owned());
+    for scorer in &scheduler.scorers {
+        let meaning = meaning(&scorer.scorer_type, scheduler);
+        lines.push(format!(
+            "  {} × {}{}: {meaning}",
+            scorer.weight,
+            scorer.scorer_type,
+            shown(&scorer.parameters)
+        ));
+    }
+    let picker = &scheduler.picker;
+    let meaning = meaning(&picker.picker_type, scheduler);
+    lines.push(format!("picker: {}{}: {meaning}", picker.picker_type, shown(&picker.parameters)));
+    lines.push(format!("fallbacks: {}", scheduler.fallbacks));
+    lines.push(index(scheduler));
 }
 
 fn index(scheduler: &SchedulerConfig) -> String {

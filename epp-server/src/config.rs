@@ -21,6 +21,7 @@ use crate::flags::{Flags, LoadGate};
 use crate::kv_events::KvEventSettings;
 use crate::metric_names::WrittenNames;
 use crate::policies::WrittenPolicies;
+use crate::profiles::ProfileSettings;
 use crate::scrape::{Scheme, ScrapeSettings};
 use crate::state_file::StateSettings;
 use crate::traces::TraceSettings;
@@ -67,6 +68,8 @@ pub struct Settings {
     pub profile: String,
     /// How they are picked.
     pub scheduler: SchedulerConfig,
+    /// Which of them are picked, and who does the prefill.
+    pub profiles: ProfileSettings,
     /// What was decided about models and requests.
     pub policies: WrittenPolicies,
     /// What the configuration says that works otherwise here than where it was written for.
@@ -102,6 +105,7 @@ impl Settings {
         let Configuration {
             profile,
             mut scheduler,
+            mut profiles,
             endpoints,
             policies,
             metrics_page,
@@ -110,6 +114,9 @@ impl Settings {
             ..
         } = configuration;
         apply_flags(&flags, &mut scheduler);
+        if let Some(prefill) = &mut profiles.prefill {
+            apply_flags(&flags, &mut prefill.scheduler);
+        }
         let endpoints = endpoint_source(&flags, endpoints)?;
         let scrape = scrape_settings(&flags, metrics_page)?;
         let kv_events = kv_event_settings(&flags, kv_events)?;
@@ -139,6 +146,7 @@ impl Settings {
             endpoints,
             profile,
             scheduler,
+            profiles,
             policies,
             notes,
             scrape,

@@ -11,6 +11,7 @@ use crate::endpoint_picker_config::{self, WrittenSaturation};
 use crate::flags::Flags;
 use crate::kv_events::KvEventSettings;
 use crate::policies::{ModelRewrite, WrittenPolicies};
+use crate::profiles::ProfileSettings;
 use crate::scrape::Scheme;
 
 /// What was configured, before the flags that go over it.
@@ -19,6 +20,7 @@ pub(crate) struct Configuration {
     /// What said how endpoints are picked, for people.
     pub(crate) profile: String,
     pub(crate) scheduler: SchedulerConfig,
+    pub(crate) profiles: ProfileSettings,
     /// The endpoints, if the configuration names them.
     pub(crate) endpoints: Option<Vec<Endpoint>>,
     pub(crate) policies: WrittenPolicies,

@@ -17,7 +17,7 @@ pub(crate) async fn watch(pool: Arc<Pool>) {
     let mut distrusted = HashSet::new();
     loop {
         sleep(PERIOD).await;
-        for endpoint in changes(&mut distrusted, pool.scheduler().stats(clock::now()).endpoints) {
+        for endpoint in changes(&mut distrusted, pool.profiles().stats(clock::now()).endpoints) {
             match endpoint.predictions_distrusted {
                 true => tracing::warn!(
                     endpoint = %endpoint.endpoint,

@@ -72,6 +72,7 @@ fn say_what_was_built(settings: &Settings, server: &Server) -> Result<(), String
         endpoints = server.pool().endpoints().len(),
         endpoints_from = source,
         scorers = settings.scorers(),
+        prefill_elsewhere = settings.profiles.prefill.as_ref().map(|prefill| prefill.decider.to_string()),
         load_gate_seconds = settings.scheduler.load_gate_seconds,
         picker = settings.scheduler.picker.picker_type,
         grpc_port = grpc,

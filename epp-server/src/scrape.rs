@@ -157,14 +157,14 @@ impl Scraper {
 
     async fn scrape(&self, name: &str, uri: &Uri, page: &mut Vec<u8>) -> Result<(), ScrapeError> {
         let fetched = timeout(TIMEOUT, self.fetch(uri, page)).await.unwrap_or(Err(ScrapeError::Timeout));
-        let scheduler = self.pool.scheduler();
+        let profiles = self.pool.profiles();
         let result = match fetched {
-            Ok(()) => scheduler.ingest_metrics(name, page, clock::now()).map_err(ScrapeError::Page),
+            Ok(()) => profiles.ingest_metrics(name, page, clock::now()).map_err(ScrapeError::Page),
             Err(error) => Err(error),
         };
         if let Err(error) = &result
             && let Some(failure) = self.failure(error)
-            && let Err(gone) = scheduler.scrape_failed(name, failure, clock::now())
+            && let Err(gone) = profiles.scrape_failed(name, failure, clock::now())
         {
             tracing::debug!(%gone, "endpoint left during its scrape");
         }

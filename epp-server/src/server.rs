@@ -6,7 +6,6 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use p3sched::Scheduler;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,8 +25,9 @@ use crate::ext_proc::router::Router;
 use crate::ext_proc::service::Service;
 use crate::health::{self, Conditions};
 use crate::kv_events::KvEvents;
+use crate::profiles::Profiles;
 use crate::scrape::Scraper;
-use crate::state_file::StateFile;
+use crate::state_file::{StateFile, StateSettings};
 use crate::tls::{self, ServedCertificate};
 use crate::traces::Traces;
 use crate::workers;
@@ -57,7 +57,7 @@ pub struct Server {
     scraper: Arc<Scraper>,
     kv_events: KvEvents,
     dns: Option<Dns>,
-    state_file: Option<Arc<StateFile>>,
+    state_files: Vec<Arc<StateFile>>,
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
     recorder: Arc<Recorder>,
@@ -73,15 +73,14 @@ impl Server {
     ///
     /// The message says what cannot work and what would be right.
     pub async fn bind(settings: Settings) -> Result<Self, String> {
-        let scheduler = Scheduler::new(settings.scheduler.clone()).map_err(|error| error.to_string())?;
-        let pool = Arc::new(Pool::new(Arc::new(scheduler)));
+        let profiles = Profiles::new(settings.scheduler.clone(), settings.profiles.clone());
+        let pool = Arc::new(Pool::with_profiles(profiles.map_err(|error| error.to_string())?));
         let endpoints = match &settings.endpoints {
             EndpointSource::Fixed(endpoints) => endpoints.clone(),
             EndpointSource::File(path) => discovery::file::read(path)?,
             EndpointSource::Dns(..) | EndpointSource::Kubernetes(_) => Vec::new(),
         };
-        let open = |settings| StateFile::open(settings, Arc::clone(pool.scheduler())).map(Arc::new);
-        let state_file = settings.state.clone().map(open).transpose()?;
+        let state_files = state_files(settings.state.as_ref(), pool.profiles())?;
         pool.set(endpoints).map_err(|error| error.to_string())?;
         pool.policies().set(settings.policies.clone());
         let metrics = Arc::new(Metrics::new());
@@ -120,7 +119,7 @@ impl Server {
                 Arc::clone(&metrics),
             )?),
             dns,
-            state_file,
+            state_files,
             kv_events: KvEvents::new(
                 settings.kv_events.clone(),
                 kv_event_port,
@@ -181,7 +180,7 @@ impl Server {
         if let Some(dns) = self.dns {
             follow(&mut tasks, dns.follow(Arc::clone(&self.pool)));
         }
-        if let Some(file) = &self.state_file {
+        for file in &self.state_files {
             follow(&mut tasks, Arc::clone(file).keep());
         }
         if let Some(certificate) = self.certificate.filter(|_| self.settings.reload_certificates) {
@@ -207,7 +206,7 @@ impl Server {
         closing.send_replace(true);
         let _late = timeout(LAST_ANSWERS, until(|| serving.is_finished())).await;
         let (refused, left_to_gateway) = self.router.closing().counts();
-        if let Some(file) = self.state_file {
+        for file in self.state_files {
             file.save().await;
         }
         tracing::info!(refused, left_to_gateway, cut = self.metrics.open_streams(), "stopped");
@@ -245,6 +244,19 @@ impl Server {
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .add_service(Service::server(Arc::clone(&self.router), self.settings.limits))
     }
+}
+
+/// One file for each scheduler: that for prefill has its own beside the named one.
+fn state_files(settings: Option<&StateSettings>, profiles: &Profiles) -> Result<Vec<Arc<StateFile>>, String> {
+    let Some(settings) = settings else { return Ok(Vec::new()) };
+    let mut files = vec![StateFile::open(settings.clone(), Arc::clone(profiles.scheduler()))?];
+    if let Some(scheduler) = profiles.prefill_scheduler() {
+        let mut path = settings.path.clone().into_os_string();
+        path.push(".prefill");
+        let settings = StateSettings { path: path.into(), ..settings.clone() };
+        files.push(StateFile::open(settings, Arc::clone(scheduler))?);
+    }
+    Ok(files.into_iter().map(Arc::new).collect())
 }
 
 /// Runs what only its cancellation ends.

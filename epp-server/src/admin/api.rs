@@ -5,7 +5,7 @@
 //! | `GET /api/endpoints` | [`EndpointList`] |
 //! | `GET /api/decisions?after=N` | [`DecisionList`] |
 //! | `GET /api/decisions/{id}` | [`DecisionRecord`] |
-//! | `POST /api/explain?path=P` | a [`Decision`](p3sched::Decision) with its explanation and `id` 0 |
+//! | `POST /api/explain?path=P` | [`Explained`]: a [`Decision`] with its explanation and `id` 0 |
 //! | `GET /api/config` | a [`SchedulerConfig`]: as a configuration file writes it |
 //! | `GET /api/index` | [`IndexState`] |
 //! | `GET /api/history` | [`HistoryColumns`](super::history::HistoryColumns) |
@@ -23,12 +23,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use p3sched::stats::{Counters, EndpointStats};
-use p3sched::{Error, Request, SchedulerConfig};
+use p3sched::{Decision, Error, Request, SchedulerConfig};
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use super::decision_log::DecisionRecord;
 use crate::clock;
+use crate::profiles::Picks;
 
 /// Largest request that is explained, in bytes.
 const MAX_EXPLAINED_BODY: usize = 16 << 20;
@@ -140,7 +141,7 @@ async fn endpoints(State(admin): State<Arc<Admin>>) -> Response {
     let known = admin.pool.endpoints();
     let mut labels: HashMap<&str, &BTreeMap<String, String>> =
         known.iter().map(|endpoint| (&*endpoint.name, &endpoint.labels)).collect();
-    let stats = scheduler.stats(clock::now());
+    let stats = admin.pool.profiles().stats(clock::now());
     let mut endpoints: Vec<_> = (stats.endpoints.into_iter())
         .map(|stats| EndpointState {
             state: MetricsState::of(&stats, scheduler.config()),
@@ -173,6 +174,8 @@ struct DecisionSummary {
     at: f64,
     model: Box<str>,
     endpoint: Arc<str>,
+    /// The endpoint that does the prefill, if that is another one.
+    prefill_endpoint: Option<Arc<str>>,
     /// Prompt tokens that the endpoint was expected to hold.
     matched_tokens: u32,
     prompt_tokens: u32,
@@ -187,6 +190,7 @@ impl DecisionSummary {
             at: record.observed.at,
             model: record.observed.model.clone(),
             endpoint: Arc::clone(&record.decision.endpoint),
+            prefill_endpoint: record.prefill.as_ref().map(|prefill| Arc::clone(&prefill.endpoint)),
             matched_tokens: record.decision.matched_tokens,
             prompt_tokens: record.decision.prompt_tokens,
             pick_microseconds: record.observed.pick_microseconds,
@@ -229,6 +233,15 @@ struct ExplainQuery {
     path: String,
 }
 
+/// What would be picked now.
+#[derive(Debug, Serialize)]
+struct Explained {
+    #[serde(flatten)]
+    decision: Decision,
+    /// The same for the endpoint that does the prefill, if that is another one.
+    prefill: Option<Decision>,
+}
+
 async fn explain(
     State(admin): State<Arc<Admin>>,
     query: Result<Query<ExplainQuery>, QueryRejection>,
@@ -244,7 +257,8 @@ async fn explain(
         _ => ApiError::bad_request(error.body_text()),
     })?;
     let request = Request::from_body(&query.path, &body)?;
-    Ok(Json(admin.pool.scheduler().explain(&request, clock::now())?).into_response())
+    let Picks { decision, prefill } = admin.pool.profiles().explain(&request, clock::now())?;
+    Ok(Json(Explained { decision, prefill: prefill.into_remote() }).into_response())
 }
 
 async fn config(State(admin): State<Arc<Admin>>) -> Response {
@@ -266,13 +280,15 @@ struct IndexState {
 }
 
 async fn index(State(admin): State<Arc<Admin>>) -> Response {
-    let scheduler = admin.pool.scheduler();
-    let stats = scheduler.stats(clock::now());
+    let profiles = admin.pool.profiles();
+    let (scheduler, stats) = (profiles.scheduler(), profiles.stats(clock::now()));
+    let prefill = profiles.prefill_scheduler();
     let blocks = |endpoint: &EndpointStats| (Arc::clone(&endpoint.endpoint), endpoint.index_blocks);
     Json(IndexState {
         unique_blocks: stats.index.unique_blocks,
         bytes: stats.index.bytes,
-        max_bytes: scheduler.config().index_max_bytes,
+        max_bytes: scheduler.config().index_max_bytes
+            + prefill.map_or(0, |prefill| prefill.config().index_max_bytes),
         block_size_tokens: scheduler.config().block_size_tokens,
         endpoints: stats.endpoints.iter().map(blocks).collect(),
         counters: stats.counters,

@@ -7,6 +7,7 @@ use p3sched::{Decision, Outcome};
 use serde::Serialize;
 
 use super::metrics::Served;
+use crate::profiles::Picks;
 
 /// Decisions that are kept.
 const MAX_DECISIONS: usize = 500;
@@ -39,6 +40,8 @@ pub(super) struct DecisionRecord {
     pub observed: Observed,
     /// The decision with its explanation, the same JSON as in every language.
     pub decision: Decision,
+    /// The same for the endpoint that does the prefill, if that is another one.
+    pub prefill: Option<Decision>,
     /// How the request ended; `null` while it runs, and for good where the gateway does not show responses.
     pub outcome: Option<ObservedOutcome>,
 }
@@ -80,18 +83,21 @@ impl DecisionLog {
     }
 
     /// Keeps a decision that carries its explanation and returns its place; only counts another one.
-    pub(super) fn push(&mut self, observed: Observed, decision: Decision) -> Option<u64> {
-        let Some(rows) = rows(&decision) else {
+    pub(super) fn push(&mut self, observed: Observed, picks: Picks) -> Option<u64> {
+        let Picks { decision, prefill } = picks;
+        let prefill = prefill.into_remote();
+        let Some(rows) = rows(&decision, prefill.as_ref()) else {
             self.skipped += 1;
             return None;
         };
         self.last_sequence += 1;
-        let record = DecisionRecord { sequence: self.last_sequence, observed, decision, outcome: None };
+        let record =
+            DecisionRecord { sequence: self.last_sequence, observed, decision, prefill, outcome: None };
         self.kept.push_back(Arc::new(record));
         self.rows += rows;
         while self.kept.len() > MAX_DECISIONS || (self.rows > MAX_ROWS && self.kept.len() > 1) {
             let Some(oldest) = self.kept.pop_front() else { break };
-            self.rows -= self::rows(&oldest.decision).unwrap_or(0);
+            self.rows -= self::rows(&oldest.decision, oldest.prefill.as_ref()).unwrap_or(0);
         }
         Some(self.last_sequence)
     }
@@ -129,9 +135,10 @@ impl DecisionLog {
     }
 }
 
-/// Rated endpoints of a decision; `None` if it carries no explanation.
-fn rows(decision: &Decision) -> Option<usize> {
-    decision.explanation().map(|explanation| explanation.endpoints.len())
+/// Rated endpoints of a request's decisions; `None` if they carry no explanation.
+fn rows(decision: &Decision, prefill: Option<&Decision>) -> Option<usize> {
+    let rows = |decision: &Decision| Some(decision.explanation()?.endpoints.len());
+    Some(rows(decision)? + prefill.and_then(rows).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -139,6 +146,7 @@ mod tests {
     use p3sched::{Endpoint, Request, Scheduler, SchedulerConfig};
 
     use super::*;
+    use crate::profiles::Prefill;
 
     fn scheduler(endpoints: usize) -> Scheduler {
         let scheduler = Scheduler::new(SchedulerConfig::default()).unwrap();
@@ -150,7 +158,8 @@ mod tests {
         let mut request = Request::from_text("m", "x");
         request.explain = explain;
         let observed = Observed { at: 0.0, model: "m".into(), request_bytes: 1, pick_microseconds: 1.0 };
-        log.push(observed, scheduler.pick(&request, 0).unwrap())
+        let decision = scheduler.pick(&request, 0).unwrap();
+        log.push(observed, Picks { decision, prefill: Prefill::NotConfigured })
     }
 
     fn sequences(log: &DecisionLog, after: u64) -> Vec<u64> {

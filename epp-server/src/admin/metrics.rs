@@ -59,6 +59,14 @@ const HIT_BYTES: [f64; 18] = [
 const BYTES_PER_TOKEN: f64 = 4.0;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DisaggregationLabels {
+    plugin_name: &'static str,
+    plugin_type: &'static str,
+    model_name: String,
+    decision_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
     result: &'static str,
 }
@@ -94,6 +102,8 @@ pub struct Metrics {
     scrapes: Family<ResultLabels, Counter>,
     kv_event_batches: Family<ResultLabels, Counter>,
     kv_event_gaps: Family<ResultLabels, Counter>,
+    disaggregation: Family<DisaggregationLabels, Counter>,
+    prefill_unavailable: Counter,
     pick_seconds: Histogram,
     parse_seconds: Histogram,
     profile_seconds: Histogram,
@@ -121,6 +131,8 @@ impl Metrics {
             scrapes: Family::default(),
             kv_event_batches: Family::default(),
             kv_event_gaps: Family::default(),
+            disaggregation: Family::default(),
+            prefill_unavailable: Counter::default(),
             pick_seconds: Histogram::new(PICK_SECONDS),
             parse_seconds: plugin("Parser", "openai-parser"),
             profile_seconds: plugin("ProfileHandler", "single-profile-handler"),
@@ -179,6 +191,16 @@ impl Metrics {
             "p3sched_fail_open",
             "Picks made without the scheduler because it had no answer",
             self.failed_open.clone(),
+        );
+        registry.register(
+            "llm_d_epp_disagg_decision",
+            "Requests by whether another endpoint does their prefill",
+            self.disaggregation.clone(),
+        );
+        registry.register(
+            "p3sched_prefill_unavailable",
+            "Requests whose prefill no other endpoint was left for",
+            self.prefill_unavailable.clone(),
         );
         for (name, help, family) in [
             ("p3sched_scrapes", "Scrapes of engine metrics, by result", &self.scrapes),
@@ -268,6 +290,20 @@ impl Metrics {
     /// Counts a pick without the scheduler.
     pub fn failed_open(&self) {
         self.failed_open.inc();
+    }
+
+    /// Counts a request by whether another endpoint does its prefill.
+    pub fn disaggregation_decided(&self, request: &RequestMetrics, decision_type: &'static str) {
+        const HANDLER: &str = "disagg-profile-handler";
+        let model_name = request.target_model().to_owned();
+        let labels =
+            DisaggregationLabels { plugin_name: HANDLER, plugin_type: HANDLER, model_name, decision_type };
+        self.disaggregation.get_or_create(&labels).inc();
+    }
+
+    /// Counts a request whose prefill no other endpoint was left for.
+    pub fn prefill_unavailable(&self) {
+        self.prefill_unavailable.inc();
     }
 
     /// Counts a scrape of an engine's metrics.

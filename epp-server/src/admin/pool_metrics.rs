@@ -15,7 +15,7 @@ use super::request_metrics::escaped;
 use crate::clock;
 use crate::discovery::Pool;
 
-/// Collects from the scheduler of a pool.
+/// Collects from the schedulers of a pool.
 pub(super) struct PoolMetrics {
     pool: Arc<Pool>,
     /// Name of the `InferencePool`; empty without one.
@@ -87,7 +87,7 @@ const ENDPOINT_COUNTERS: [Column; 2] = [
 
 impl Collector for PoolMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let stats = self.pool.scheduler().stats(clock::now());
+        let stats = self.pool.profiles().stats(clock::now());
         let pool = [("name", self.name.as_str())];
         let by_endpoint = EndpointSeries { labels: &pool, endpoint_label: "model_server_endpoint" };
         for column in &ENDPOINT_GAUGES {
@@ -108,7 +108,7 @@ impl Collector for PoolMetrics {
 impl PoolMetrics {
     /// What decides whether requests of negative priority are refused.
     fn encode_saturation(&self, encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
-        let saturation = self.pool.scheduler().saturation(&self.saturation, None, clock::now());
+        let saturation = self.pool.profiles().saturation(&self.saturation, None, clock::now());
         let name = "llm_d_epp_flow_control_pool_saturation";
         let help = "From 1 on requests of negative priority are refused";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

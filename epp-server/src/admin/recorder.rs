@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use p3sched::{Decision, Outcome};
+use p3sched::Outcome;
 use parking_lot::Mutex;
 
 use super::decision_log::{DecisionLog, DecisionRecord, Observed};
@@ -13,6 +13,7 @@ use super::history::{History, HistoryColumns};
 use super::metrics::Served;
 use super::request_metrics::bounded;
 use crate::clock;
+use crate::profiles::{Picks, Prefill};
 
 /// Target of the lines that [`Recorder`] logs, one per pick.
 pub const LOG_TARGET: &str = "epp_server::decision";
@@ -70,14 +71,15 @@ impl Recorder {
         self.state.lock().decisions.wants_explanation(now)
     }
 
-    /// Records a decision of the scheduler.
-    pub fn picked(&self, decision: Decision, context: PickContext<'_>, now: u64) -> RecordedPick {
+    /// Records the picks for a request.
+    pub fn picked(&self, picks: Picks, context: PickContext<'_>, now: u64) -> RecordedPick {
         let model = bounded(context.model);
         if self.log_decisions {
-            log_decision(&decision, PickContext { model, ..context });
+            log_picks(&picks, PickContext { model, ..context });
         }
         let mut state = self.state.lock();
-        let (prompt, matched) = (decision.prompt_tokens, decision.matched_tokens);
+        let prefill = picks.prefilled_by();
+        let (prompt, matched) = (prefill.prompt_tokens, prefill.matched_tokens);
         state.history.picked(context.nanoseconds, prompt, matched, now);
         let observed = Observed {
             at: self.unix_seconds(now),
@@ -85,7 +87,7 @@ impl Recorder {
             request_bytes: context.request_bytes,
             pick_microseconds: context.nanoseconds as f64 / 1e3,
         };
-        RecordedPick { sequence: state.decisions.push(observed, decision) }
+        RecordedPick { sequence: state.decisions.push(observed, picks) }
     }
 
     /// Records a pick that was made without the scheduler.
@@ -138,7 +140,8 @@ impl Recorder {
     }
 }
 
-fn log_decision(decision: &Decision, context: PickContext<'_>) {
+fn log_picks(Picks { decision, prefill }: &Picks, context: PickContext<'_>) {
+    let remote = prefill.remote();
     tracing::info!(
         target: LOG_TARGET,
         id = decision.id,
@@ -147,6 +150,9 @@ fn log_decision(decision: &Decision, context: PickContext<'_>) {
         model = context.model,
         prompt_tokens = decision.prompt_tokens,
         matched_tokens = decision.matched_tokens,
+        prefill_endpoint = remote.map(|prefill| &*prefill.endpoint),
+        prefill_matched_tokens = remote.map(|prefill| prefill.matched_tokens),
+        prefill_unavailable = (*prefill == Prefill::Unavailable).then_some(true),
         request_bytes = context.request_bytes,
         pick_microseconds = context.nanoseconds as f64 / 1e3,
         "picked"

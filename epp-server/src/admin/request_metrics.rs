@@ -349,6 +349,11 @@ impl Families {
 }
 
 impl RequestMetrics {
+    /// The model that serves, as labels write it.
+    pub(super) fn target_model(&self) -> &str {
+        &self.labels.target_model_name
+    }
+
     fn new(families: Arc<Families>, labels: RequestLabels<'_>) -> Self {
         let labels = Labels {
             model_name: escaped(labels.model),

@@ -21,10 +21,11 @@ use serde::de::{self, MapAccess, Visitor};
 use tokio::sync::watch;
 
 use crate::policies::Policies;
+use crate::profiles::Profiles;
 
-/// The endpoints in force, known to the scheduler and to everybody who watches them.
+/// The endpoints in force, known to the schedulers and to everybody who watches them.
 pub struct Pool {
-    scheduler: Arc<Scheduler>,
+    profiles: Profiles,
     endpoints: watch::Sender<Arc<[Endpoint]>>,
     policies: Policies,
     /// What engines say they serve, by endpoint, where discovery does not.
@@ -35,19 +36,29 @@ pub struct Pool {
 const MODEL_LABEL: &str = "model";
 
 impl Pool {
-    /// A pool without endpoints.
+    /// A pool without endpoints, among which one scheduler picks.
     pub fn new(scheduler: Arc<Scheduler>) -> Self {
+        Self::with_profiles(Profiles::single(scheduler))
+    }
+
+    /// A pool without endpoints.
+    pub fn with_profiles(profiles: Profiles) -> Self {
         Self {
-            scheduler,
+            profiles,
             endpoints: watch::Sender::new(Arc::from([])),
             policies: Policies::default(),
             models: Mutex::default(),
         }
     }
 
-    /// The scheduler that picks among the endpoints.
+    /// The scheduler whose picks requests go to.
     pub fn scheduler(&self) -> &Arc<Scheduler> {
-        &self.scheduler
+        self.profiles.scheduler()
+    }
+
+    /// What picks among the endpoints.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
     }
 
     /// What operators decided about the requests to the endpoints.
@@ -65,7 +76,8 @@ impl Pool {
         self.endpoints.subscribe()
     }
 
-    /// Replaces the endpoints; those that stay keep what is known of them, and one that is named twice counts once.
+    /// Replaces the endpoints; those that stay keep what is known of them, one that is named twice counts once, and one
+    /// that no profile picks is left out.
     ///
     /// # Errors
     ///
@@ -82,18 +94,20 @@ impl Pool {
     pub fn set_restarted(&self, mut endpoints: Vec<Endpoint>, restarted: &[&str]) -> Result<(), Error> {
         let mut seen = HashSet::new();
         endpoints.retain(|endpoint| seen.insert(Arc::clone(&endpoint.name)));
+        let found = endpoints.len();
+        endpoints.retain(|endpoint| self.profiles.selects(endpoint));
         let mut models = self.models.lock();
         models.retain(|name, _| seen.contains(name) && !restarted.contains(&&**name));
         let labelled: Vec<_> = endpoints.iter().map(|endpoint| with_model(endpoint, &models)).collect();
         drop(models);
-        self.scheduler.set_endpoints(labelled.clone())?;
-        for endpoint in labelled.into_iter().filter(|endpoint| restarted.contains(&&*endpoint.name)) {
+        self.profiles.set_endpoints(&labelled)?;
+        for endpoint in labelled.iter().filter(|endpoint| restarted.contains(&&*endpoint.name)) {
             tracing::info!(endpoint = %endpoint.name, "replica restarted, its cache counts as empty");
-            self.scheduler.remove_endpoint(&endpoint.name)?;
-            self.scheduler.add_endpoint(endpoint)?;
+            self.profiles.forget(endpoint)?;
         }
         let names: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.name).collect();
-        tracing::info!(count = names.len(), endpoints = names.join(","), "endpoints in force");
+        let left_out = found - names.len();
+        tracing::info!(count = names.len(), left_out, endpoints = names.join(","), "endpoints in force");
         self.endpoints.send_replace(endpoints.into());
         Ok(())
     }
@@ -108,7 +122,7 @@ impl Pool {
         let Some(known) = endpoints.iter().find(|known| known.name == *endpoint) else { return };
         models.insert(Arc::clone(endpoint), model.to_owned());
         // Adding an endpoint that is there changes its labels, and only an empty name is refused.
-        let _added = self.scheduler.add_endpoint(with_model(known, &models));
+        let _added = self.profiles.relabel(&with_model(known, &models));
     }
 }
 

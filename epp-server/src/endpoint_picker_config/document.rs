@@ -63,6 +63,16 @@ impl<'a> Node<'a> {
         self.get(key).map_or_else(|| Ok(Vec::new()), |list| list.elements())
     }
 
+    /// The keys of a map with what stands under them.
+    pub(super) fn entries(&self) -> Result<Vec<(&'a str, Self)>, Fault> {
+        let Value::Mapping(map) = self.value else { return Err(self.fault("must be a map")) };
+        let entry = |(key, value): (&'a Value, &'a Value)| {
+            let key = key.as_str().ok_or_else(|| self.fault("keys must be texts"))?;
+            Ok((key, self.step(value, Step::Key(key.to_owned()))))
+        };
+        map.iter().map(entry).collect()
+    }
+
     /// A text that is not empty.
     pub(super) fn text(&self) -> Result<&'a str, Fault> {
         match self.value.as_str() {

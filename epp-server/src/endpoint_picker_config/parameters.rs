@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use p3sched::SchedulerConfig;
 use p3sched::filter::prefix_affinity;
-use p3sched::scorer::{active_request, load_aware, no_hit_lru, prefix_cache, token_load};
+use p3sched::scorer::{
+    active_request, load_aware, no_hit_lru, prefix_cache, token_load, uncached_times_batch,
+};
 
 use super::document::{Fault, Node};
 
@@ -55,6 +57,9 @@ fn understood(our_type: &str) -> Understood {
             producers: &["prefixMatchInfoProducerName", "inFlightLoadProducerName"],
             without_effect: &["latencyPredictionInfoProducerName"],
         },
+        uncached_times_batch::TYPE => {
+            Understood { producers: &["prefixMatchInfoProducerName", "inFlightLoadProducerName"], ..NOTHING }
+        }
         _ => NOTHING,
     }
 }
@@ -97,7 +102,7 @@ pub(super) fn read(
     }
     match our_type {
         prefix_cache::TYPE => index(parameters, scheduler, notes)?,
-        prefix_affinity::TYPE => affinity(parameters, &mut ours, scheduler)?,
+        prefix_affinity::TYPE => affinity(parameters, &mut ours, scheduler, notes)?,
         _ => {}
     }
     Ok(ours)
@@ -111,6 +116,12 @@ const AFFINITY: [&str; 5] = [
     "maxTokensInFlightPenalty",
 ];
 
+/// Longest wait for a holder where none is configured, in seconds.
+const DEFAULT_WAIT: f64 = 18.0;
+
+/// What the reference picker takes for the prefill rate of an endpoint, in tokens per second.
+const PEAK_PREFILL_THROUGHPUT: f64 = 15_928.0;
+
 /// Longest wait that the filter understands, in seconds; stands for any.
 const ANY_WAIT: f64 = 31_536_000.0;
 
@@ -118,6 +129,7 @@ fn affinity(
     parameters: &Node<'_>,
     ours: &mut BTreeMap<String, f64>,
     scheduler: &mut SchedulerConfig,
+    notes: &mut Vec<String>,
 ) -> Result<(), Fault> {
     if let Some(penalty) = parameters.get("maxTTFTPenaltyMs") {
         let seconds = penalty.number(0.0, ANY_WAIT * 1e3)? / 1e3;
@@ -131,12 +143,22 @@ fn affinity(
     if let Some(rate) = parameters.get("peakPrefillThroughput") {
         scheduler.prefill_tokens_per_second = Some(rate.number(1e-6, 1e12)?);
     }
-    for name in ["explorationProbability", "maxTokensInFlightPenalty"] {
-        if let Some(number) = parameters.get(name)
-            && number.number(0.0, f64::MAX)? > 0.0
-        {
-            return Err(number.fault("this version does not have it, must be 0"));
+    if let Some(penalty) = parameters.get("maxTokensInFlightPenalty") {
+        let tokens = penalty.number(0.0, 1e12)?;
+        if tokens > 0.0 {
+            let rate = scheduler.prefill_tokens_per_second.unwrap_or(PEAK_PREFILL_THROUGHPUT);
+            let seconds = tokens / rate;
+            notes.push(format!(
+                "{tokens} tokens in flight are a wait of {seconds:.1} s at {rate} tokens per second"
+            ));
+            let other = ours.get("max_wait_seconds").copied().unwrap_or(DEFAULT_WAIT);
+            ours.insert("max_wait_seconds".to_owned(), seconds.min(other));
         }
+    }
+    if let Some(number) = parameters.get("explorationProbability")
+        && number.number(0.0, f64::MAX)? > 0.0
+    {
+        return Err(number.fault("this version does not have it, must be 0"));
     }
     Ok(())
 }

@@ -1,13 +1,14 @@
 //! The plugin types of the reference picker, in every spelling that one of its releases had.
 
-use p3sched::filter::{lora, prefix_affinity, role};
+use p3sched::filter::{lora, prefix_affinity};
 use p3sched::picker::{max_score, random, round_robin, weighted_random};
 use p3sched::scorer::{
     active_request, kv_cache_utilization, least_requests, load_aware, lora_affinity, no_hit_lru,
-    prefix_cache, queue, running_requests_size, session_affinity, token_load,
+    prefix_cache, queue, running_requests_size, session_affinity, token_load, uncached_times_batch,
 };
 
 use super::document::nearest;
+use super::label_filters::LabelFilter;
 
 /// What a plugin is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +19,20 @@ pub(super) enum Part {
     Scorer(&'static str),
     /// A picker of the scheduler, by our type name.
     Picker(&'static str),
-    /// Runs the only profile.
-    SingleProfile,
-    /// Runs one profile for decode, and others where a decider says so.
-    DisaggregatedProfiles,
+    /// Which endpoints a profile picks among, by label.
+    Labels(LabelFilter),
+    /// Runs the profiles.
+    Handler(HandlerPart),
     /// Decides whether another profile runs, too.
-    Decider(Decider),
-    /// Keeps the endpoints that do only a part of the work for others; no profile with it can run.
-    OtherRole,
+    Decider(DeciderPart),
+    /// Writes the header that names the endpoint for prefill.
+    PrefillerHeader,
     /// The index of prefixes, with its parameters.
     PrefixIndex,
+    /// The index of prefixes from the KV events of engines, with its parameters.
+    EventIndex,
+    /// The scorer of prefixes with such an index; older releases have the parameters of the index on it.
+    EventScorer,
     /// Where metrics are read.
     MetricsSource,
     /// Which metrics are read.
@@ -38,6 +43,10 @@ pub(super) enum Part {
     Saturation,
     /// Lets a header name the endpoints to route to.
     ConformanceTest,
+    /// Counts what is in flight, which the server always does.
+    InFlightLoad,
+    /// Tells other plugins of endpoints that come and go, which the server always does.
+    EndpointEvents,
     /// Is part of the server, whatever the configuration says; takes no parameters.
     BuiltIn,
     /// Means nothing here; the text says why.
@@ -46,26 +55,50 @@ pub(super) enum Part {
     Unbuilt(&'static str),
 }
 
+/// Which profiles run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HandlerPart {
+    /// The only one.
+    Single,
+    /// One for decode, and others where a decider says so.
+    Disaggregated,
+    /// The same with the parameters of older releases.
+    OldDisaggregated,
+    /// The only one, with a sidecar before the ranks of an engine.
+    DataParallel,
+}
+
 /// When another profile runs, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decider {
+pub(super) enum DeciderPart {
     /// For every request, or for every one that it is about.
     Always,
     /// For requests of so many uncached tokens or more; never for 0.
     ByUncachedTokens,
+    /// For prompts of so many tokens or more; never for 0.
+    ByPromptTokens,
+}
+
+impl Part {
+    /// Which profiles the plugin runs, if that is what it is for.
+    pub(super) fn handler(self) -> Option<HandlerPart> {
+        match self {
+            Self::Handler(handler) => Some(handler),
+            _ => None,
+        }
+    }
 }
 
 const LATENCY: &str =
     "the predicted time to the first token needs no plugin, use prefix-cache-affinity-filter";
 const PRECISE: &str = "use approx-prefix-cache-producer";
-const LABELS: &str = "start one server per set of replicas";
 const FLOW: &str = "leave it out, requests are not queued here";
 const MULTI: &str = "use single-profile-handler";
 const PARSER: &str = "use openai-parser";
 const FLOW_OFF: &str = "flow control is off";
 
 /// Every type with what it is for.
-const TYPES: [(&str, Part); 79] = [
+const TYPES: [(&str, Part); 81] = [
     ("queue-scorer", Part::Scorer(queue::TYPE)),
     ("kv-cache-utilization-scorer", Part::Scorer(kv_cache_utilization::TYPE)),
     ("kv-cache-scorer", Part::Scorer(kv_cache_utilization::TYPE)),
@@ -78,24 +111,31 @@ const TYPES: [(&str, Part); 79] = [
     ("token-load-scorer", Part::Scorer(token_load::TYPE)),
     ("session-affinity-scorer", Part::Scorer(session_affinity::TYPE)),
     ("least-requests", Part::Scorer(least_requests::TYPE)),
+    ("lmetric-scorer", Part::Scorer(uncached_times_batch::TYPE)),
     ("prefix-cache-affinity-filter", Part::Filter(prefix_affinity::TYPE)),
-    ("decode-filter", Part::Filter(role::TYPE)),
+    ("decode-filter", Part::Labels(LabelFilter::Decode)),
     ("lora-affinity-filter", Part::Filter(lora::TYPE)),
     ("max-score-picker", Part::Picker(max_score::TYPE)),
     ("random-picker", Part::Picker(random::TYPE)),
     ("weighted-random-picker", Part::Picker(weighted_random::TYPE)),
     ("round-robin-picker", Part::Picker(round_robin::TYPE)),
-    ("single-profile-handler", Part::SingleProfile),
-    ("disagg-profile-handler", Part::DisaggregatedProfiles),
-    ("always-disagg-pd-decider", Part::Decider(Decider::Always)),
-    ("prefix-based-pd-decider", Part::Decider(Decider::ByUncachedTokens)),
-    ("always-disagg-multimodal-decider", Part::Decider(Decider::Always)),
-    ("disagg-headers-handler", Part::WithoutEffect("no prefill runs on other endpoints")),
-    ("prefill-header-handler", Part::WithoutEffect("no prefill runs on other endpoints")),
-    ("prefill-filter", Part::OtherRole),
-    ("encode-filter", Part::OtherRole),
+    ("single-profile-handler", Part::Handler(HandlerPart::Single)),
+    ("disagg-profile-handler", Part::Handler(HandlerPart::Disaggregated)),
+    ("pd-profile-handler", Part::Handler(HandlerPart::OldDisaggregated)),
+    ("data-parallel-profile-handler", Part::Handler(HandlerPart::DataParallel)),
+    ("always-disagg-pd-decider", Part::Decider(DeciderPart::Always)),
+    ("prefix-based-pd-decider", Part::Decider(DeciderPart::ByUncachedTokens)),
+    ("prompt-length-based-pd-decider", Part::Decider(DeciderPart::ByPromptTokens)),
+    ("always-disagg-multimodal-decider", Part::Decider(DeciderPart::Always)),
+    ("disagg-headers-handler", Part::PrefillerHeader),
+    ("prefill-header-handler", Part::PrefillerHeader),
+    ("prefill-filter", Part::Labels(LabelFilter::Prefill)),
+    ("encode-filter", Part::Labels(LabelFilter::Encode)),
+    ("by-label", Part::Labels(LabelFilter::ByLabel)),
+    ("by-label-selector", Part::Labels(LabelFilter::Selector)),
+    ("label-selector-filter", Part::Labels(LabelFilter::Selector)),
     ("approx-prefix-cache-producer", Part::PrefixIndex),
-    ("inflight-load-producer", Part::BuiltIn),
+    ("inflight-load-producer", Part::InFlightLoad),
     ("session-id-producer", Part::BuiltIn),
     ("token-producer", Part::TokenEstimate),
     ("tokenizer", Part::TokenEstimate),
@@ -120,14 +160,9 @@ const TYPES: [(&str, Part); 79] = [
     ("program-aware-fairness-policy", Part::Unbuilt(FLOW)),
     ("probabilistic-admitter", Part::Unbuilt(FLOW)),
     ("latency-slo-admitter", Part::Unbuilt(FLOW)),
-    ("pd-profile-handler", Part::Unbuilt(MULTI)),
-    (
-        "data-parallel-profile-handler",
-        Part::Unbuilt("name every rank as an endpoint and use single-profile-handler"),
-    ),
     ("header-profile-handler", Part::Unbuilt(MULTI)),
-    ("precise-prefix-cache-scorer", Part::Unbuilt("use prefix-cache-scorer")),
-    ("precise-prefix-cache-producer", Part::Unbuilt(PRECISE)),
+    ("precise-prefix-cache-scorer", Part::EventScorer),
+    ("precise-prefix-cache-producer", Part::EventIndex),
     ("burst-prefix-cache-producer", Part::Unbuilt(PRECISE)),
     ("predicted-latency-producer", Part::Unbuilt(LATENCY)),
     ("predicted-latency-scorer", Part::Unbuilt(LATENCY)),
@@ -136,16 +171,13 @@ const TYPES: [(&str, Part); 79] = [
     ("context-length-aware", Part::Unbuilt("use token-load-scorer")),
     ("mm-embeddings-cache-producer", Part::Unbuilt(PRECISE)),
     ("mm-embeddings-cache-scorer", Part::Unbuilt("use prefix-cache-scorer")),
-    ("by-label", Part::Unbuilt(LABELS)),
-    ("by-label-selector", Part::Unbuilt(LABELS)),
-    ("label-selector-filter", Part::Unbuilt(LABELS)),
     ("header-based-testing-filter", Part::ConformanceTest),
     ("destination-endpoint-served-verifier", Part::ConformanceTest),
     ("low-queue-filter", Part::Unbuilt("use queue-scorer")),
     ("least-queue-filter", Part::Unbuilt("use queue-scorer")),
     ("least-kv-cache-filter", Part::Unbuilt("use kv-cache-utilization-scorer")),
     ("file-discovery", Part::Unbuilt("use --endpoints-file")),
-    ("endpoint-notification-source", Part::Unbuilt("leave it out, endpoints are followed without it")),
+    ("endpoint-notification-source", Part::EndpointEvents),
     ("models-data-source", Part::Unbuilt("leave it out, the models of an endpoint are not asked for")),
     (
         "model-server-models-extractor",
@@ -185,7 +217,7 @@ mod tests {
         assert_eq!(part_of("kv-cache-scorer"), Ok(Part::Scorer("kv-cache-utilization-scorer")));
         assert!(part_of("queue-scorers").unwrap_err().contains("`queue-scorer`"));
         assert!(part_of("maxscore-picker").unwrap_err().contains("`max-score-picker`"));
-        assert!(part_of("precise-prefix-cache-scorer").unwrap_err().contains("known but not built"));
+        assert!(part_of("latency-scorer").unwrap_err().contains("known but not built"));
         assert!(part_of("zzzzzz").unwrap_err().contains("the usual ones"));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use p3sched::gateway::{DEFAULT_FAIRNESS_ID, Refusal, RequestHead, names_endpoint, subset_entries};
 use p3sched::openai::{self, Body};
 use p3sched::scheduler::SaturationLimits;
-use p3sched::{Decision, Outcome, Request};
+use p3sched::{Outcome, Request};
 
 use super::admission::Admission;
 use super::closing::Closing;
@@ -19,6 +19,7 @@ use crate::admin::recorder::{PickContext, RecordedPick, Recorder};
 use crate::clock;
 use crate::discovery::Pool;
 use crate::policies::PolicyTables;
+use crate::profiles::{Booking, Picks, Prefill};
 use crate::traces::{self, Traces};
 
 /// What was seen of a request when the pick is due.
@@ -71,8 +72,8 @@ impl Default for RoutingSettings {
 
 /// A picked request until its response has ended.
 pub struct Pick {
-    /// The scheduler's booking; `None` when the pick was made without the scheduler.
-    booking: Option<u64>,
+    /// What the schedulers booked; `None` when the pick was made without them.
+    booking: Option<Booking>,
     endpoint: Arc<str>,
     received: u64,
     first_token: Option<u64>,
@@ -98,7 +99,7 @@ impl Pick {
 
 /// What the scheduler answered.
 struct Asked {
-    decision: Result<Decision, Refusal>,
+    picks: Result<Picks, Refusal>,
     /// How long it took.
     nanoseconds: u64,
     /// Headers that make spans of the engine children of the pick's.
@@ -206,8 +207,8 @@ impl Router {
             return;
         }
         pick.first_token = Some(now.saturating_sub(pick.received));
-        if let Some(id) = pick.booking
-            && let Err(error) = self.pool.scheduler().first_token(id, now)
+        if let Some(booking) = &pick.booking
+            && let Err(error) = self.pool.profiles().first_token(booking, now)
         {
             tracing::debug!(%error, "first token not booked");
         }
@@ -233,8 +234,8 @@ impl Router {
             pick.metrics.failed(error_code);
         }
         self.recorder.completed(pick.recorded, served, &outcome, now);
-        if let Some(id) = pick.booking
-            && let Err(error) = self.pool.scheduler().complete(id, outcome, now)
+        if let Some(booking) = &pick.booking
+            && let Err(error) = self.pool.profiles().complete(booking, outcome, now)
         {
             tracing::debug!(%error, "completion not booked");
         }
@@ -274,17 +275,17 @@ impl Router {
             None => query.subset.filter(|_| self.settings.obeys_subset),
         };
         self.shed(&request, now)?;
-        let Asked { decision, nanoseconds, mut trace_headers } = self.ask_scheduler(&mut request, now);
+        let Asked { picks, nanoseconds, mut trace_headers } = self.ask_scheduler(&mut request, now);
         let body_length = query.body.map_or(0, <[u8]>::len);
         let context = PickContext { model: &request.model, request_bytes: body_length, nanoseconds };
         let mut recorded = RecordedPick::default();
-        let (booking, endpoint, mut route) = match decision {
-            Ok(decision) => {
-                self.metrics.matched(decision.matched_tokens, decision.prompt_tokens);
-                let route = self.route(&decision, selection.as_deref());
-                let (id, endpoint) = (decision.id, Arc::clone(&decision.endpoint));
-                recorded = self.recorder.picked(decision, context, now);
-                (Some(id), endpoint, route)
+        let (booking, endpoint, mut route) = match picks {
+            Ok(picks) => {
+                self.count(&picks, &metrics);
+                let route = self.route(&picks, selection.as_deref());
+                let (booking, endpoint) = (picks.booking(), Arc::clone(&picks.decision.endpoint));
+                recorded = self.recorder.picked(picks, context, now);
+                (Some(booking), endpoint, route)
             }
             Err(refusal) => self.pick_without_scheduler(&request, refusal)?,
         };
@@ -322,20 +323,31 @@ impl Router {
         request.explain =
             self.recorder.wants_explanation(now) || self.settings.emits_scores || trace.is_some();
         let started = clock::now();
-        let decision = catch_unwind(AssertUnwindSafe(|| self.pool.scheduler().pick(request, now)));
+        let picks = catch_unwind(AssertUnwindSafe(|| self.pool.profiles().pick(request, now)));
         let nanoseconds = clock::now().saturating_sub(started);
-        let decision = match decision {
-            Ok(decision) => decision.map_err(|error| Refusal::from_error(&error)),
+        let picks = match picks {
+            Ok(picks) => picks.map_err(|error| Refusal::from_error(&error)),
             Err(_panic) => Err(Refusal::internal(503)),
         };
-        let picked = decision.as_ref().ok();
+        let picked = picks.as_ref().ok().map(|picks| &picks.decision);
         self.metrics.scheduled(nanoseconds, &request.model, picked.map(|decision| &*decision.endpoint));
         let mut trace_headers = Vec::new();
         if let Some((traces, trace)) = self.traces().zip(trace.as_ref()) {
             traces.picked(trace, &request.model, request.priority, picked);
             trace_headers = traces.headers(trace);
         }
-        Asked { decision, nanoseconds, trace_headers }
+        Asked { picks, nanoseconds, trace_headers }
+    }
+
+    fn count(&self, picks: &Picks, metrics: &RequestMetrics) {
+        let prefill = picks.prefilled_by();
+        self.metrics.matched(prefill.matched_tokens, prefill.prompt_tokens);
+        if let Some(decision_type) = picks.prefill.decision_type() {
+            self.metrics.disaggregation_decided(metrics, decision_type);
+        }
+        if picks.prefill == Prefill::Unavailable {
+            self.metrics.prefill_unavailable();
+        }
     }
 
     fn request_metrics(
@@ -359,7 +371,7 @@ impl Router {
             return Ok(());
         }
         let limits = &self.settings.saturation;
-        let saturation = self.pool.scheduler().saturation(limits, request.subset.as_deref(), now);
+        let saturation = self.pool.profiles().saturation(limits, request.subset.as_deref(), now);
         if saturation < 1.0 { Ok(()) } else { Err(Refusal::shed(request.priority)) }
     }
 
@@ -391,16 +403,12 @@ impl Router {
     }
 
     /// What the gateway is told of a decision.
-    fn route<'a>(&self, decision: &'a Decision, selection: Option<&'a [Arc<str>]>) -> Route {
+    fn route<'a>(&self, picks: &'a Picks, selection: Option<&'a [Arc<str>]>) -> Route {
+        let Picks { decision, prefill } = picks;
         let fallbacks = selection
             .as_ref()
             .map_or(decision.fallbacks.as_slice(), |selected| selected.get(1..).unwrap_or_default());
-        let mut destination = decision.endpoint.to_string();
-        for fallback in fallbacks {
-            destination.push(',');
-            destination.push_str(fallback);
-        }
-        let mut route = Route::to(destination);
+        let mut route = self.pool.profiles().route(&decision.endpoint, fallbacks, prefill);
         if let Some(explanation) = decision.explanation().filter(|_| self.settings.emits_scores) {
             let rated = explanation.endpoints.iter();
             route.extras_mut().scores =
@@ -414,16 +422,19 @@ impl Router {
         &self,
         request: &Request,
         refusal: Refusal,
-    ) -> Result<(Option<u64>, Arc<str>, Route), Refusal> {
-        let endpoints = self.pool.endpoints();
-        if !self.settings.fail_open || request.subset.is_some() || endpoints.is_empty() {
+    ) -> Result<(Option<Booking>, Arc<str>, Route), Refusal> {
+        let (endpoints, profiles) = (self.pool.endpoints(), self.pool.profiles());
+        let serving = || endpoints.iter().filter(|endpoint| profiles.serves(endpoint));
+        let count = serving().count();
+        if !self.settings.fail_open || request.subset.is_some() || count == 0 {
             return Err(refusal);
         }
-        let turn = self.next_without_scheduler.fetch_add(1, Ordering::Relaxed) % endpoints.len();
-        let Some(endpoint) = endpoints.get(turn) else { return Err(refusal) };
+        let turn = self.next_without_scheduler.fetch_add(1, Ordering::Relaxed) % count;
+        let Some(endpoint) = serving().nth(turn) else { return Err(refusal) };
         self.metrics.failed_open();
         tracing::warn!(reason = refusal.message, endpoint = %endpoint.name, "picked without the scheduler");
-        Ok((None, Arc::clone(&endpoint.name), Route::to(endpoint.name.to_string())))
+        let route = profiles.route(&endpoint.name, &[], &Prefill::NotConfigured);
+        Ok((None, Arc::clone(&endpoint.name), route))
     }
 }
 

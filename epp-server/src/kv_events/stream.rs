@@ -132,7 +132,7 @@ impl EventStream {
 
     /// The number that was expected, if batches are missing before this one.
     fn apply(&mut self, batch: &KvEventBatch) -> Option<u64> {
-        let result = match self.pool.scheduler().apply_kv_batch(&self.endpoint, batch, clock::now()) {
+        let result = match self.pool.profiles().apply_kv_batch(&self.endpoint, batch, clock::now()) {
             Ok(KvBatchOutcome::Gap { expected }) => return Some(expected),
             Ok(KvBatchOutcome::Repeated) => "repeated",
             Ok(_applied) => {
@@ -152,7 +152,7 @@ impl EventStream {
 
     fn resume(&mut self, next: u64) {
         self.next = next;
-        if let Err(gone) = self.pool.scheduler().resume_kv_events(&self.endpoint, self.rank, next) {
+        if let Err(gone) = self.pool.profiles().resume_kv_events(&self.endpoint, self.rank, next) {
             tracing::debug!(%gone, "endpoint left while its events were read");
         }
     }

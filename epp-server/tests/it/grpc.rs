@@ -72,12 +72,21 @@ impl Running {
     }
 
     pub(crate) async fn metrics_page(&self) -> String {
-        Self::page_of(self.metrics).await
+        self.get("/metrics").await
     }
 
     pub(crate) async fn page_of(port: u16) -> String {
+        Self::get_of(port, "/metrics").await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> String {
+        Self::get_of(self.metrics, path).await
+    }
+
+    async fn get_of(port: u16, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();
         page

@@ -309,10 +309,6 @@ fn generated_configurations_are_explained() {
         }
     }
     assert!(!check_config::explain_file(&data("optimized-baseline.yaml")).unwrap().contains("load-gate"));
-    let error = check_config::explain_file(&data("prefill-decode.yaml")).unwrap_err();
-    for part in ["plugins[1].parameters.deciders.prefill", "prefill-decode.yaml"] {
-        assert!(error.contains(part), "{part}: {error}");
-    }
 }
 
 /// A configuration of one profile; every line that a test writes stands where it counts.
@@ -345,8 +341,16 @@ fn what_is_wrong_in_a_configuration_is_named_with_its_place() {
             &["unknown plugin type", "`queue-scorer`: `queue-scorers`", "line 4 column 9", "plugins[0].type"],
         ),
         (
-            "plugins:\n- type: precise-prefix-cache-scorer",
-            &["known but not built", "use prefix-cache-scorer", "line 4 column 9"],
+            "plugins:\n- type: latency-scorer",
+            &["known but not built", "use prefix-cache-affinity-filter", "line 4 column 9"],
+        ),
+        (
+            "plugins:\n- type: precise-prefix-cache-producer\n  parameters:\n    kvEventsConfig: {zmqEndpoint: 'ipc:///tmp/x'}",
+            &["must be as `tcp://*:5557`: `ipc:///tmp/x`", "line 6 column 35"],
+        ),
+        (
+            "plugins:\n- type: precise-prefix-cache-producer\n  parameters:\n    indexerConfig: {kvBlockIndexConfig: {redisConfig: {address: 'redis://x'}}}",
+            &["shares its index with no other", "line 6"],
         ),
         ("plugins:\n- name: a", &["`type` is missing", "plugins[0]", "line 4"]),
         (
@@ -369,7 +373,6 @@ fn what_is_wrong_in_a_configuration_is_named_with_its_place() {
             "plugins:\n- type: prefix-cache-scorer\n  parameters:\n    prefixMatchInfoProducerName: precise",
             &["no plugin of this name: `precise`", "line 6"],
         ),
-        ("plugins:\n- type: token-producer\n  parameters: {modelName: llama}", &["no tokenizer", "line 5"]),
         (
             "plugins:\n- {type: approx-prefix-cache-producer}\n- {type: approx-prefix-cache-producer, name: b}",
             &["one prefix index", "line 5"],
@@ -387,8 +390,28 @@ fn what_is_wrong_in_a_configuration_is_named_with_its_place() {
             &["only one profile", "`b`", "line 7"],
         ),
         (
-            "plugins:\n- type: prefill-filter\nschedulingProfiles:\n- name: a\n  plugins:\n  - pluginRef: prefill-filter",
-            &["`decode-filter`", "line 8"],
+            "plugins:\n- type: disagg-profile-handler\n  parameters: {deciders: {prefill: always}}",
+            &["no decider of this name: `always`", "line 5"],
+        ),
+        (
+            "plugins:\n- type: always-disagg-pd-decider\n- type: disagg-profile-handler\n  parameters: {deciders: {prefill: always-disagg-pd-decider}}\nschedulingProfiles:\n- {name: decode, plugins: []}",
+            &["no profile for prefill of this name: `prefill`", "line 5"],
+        ),
+        (
+            "plugins:\n- type: disagg-profile-handler\nschedulingProfiles:\n- {name: prefill, plugins: []}",
+            &["no profile for decode of this name: `decode`", "line 4"],
+        ),
+        (
+            "plugins:\n- type: always-disagg-multimodal-decider\n- type: disagg-profile-handler\n  parameters: {deciders: {encode: always-disagg-multimodal-decider}}",
+            &["does not encode images", "line 6 column 35"],
+        ),
+        (
+            "plugins:\n- type: by-label\n  parameters: {label: zone}\nschedulingProfiles:\n- {name: a, plugins: [{pluginRef: by-label}]}",
+            &["`validValues` are missing", "line 5"],
+        ),
+        (
+            "plugins:\n- type: by-label-selector\n  parameters:\n    matchExpressions: [{key: zone, operator: Is, values: []}]\nschedulingProfiles:\n- {name: a, plugins: [{pluginRef: by-label-selector}]}",
+            &["`Exists`", "`Is`", "line 6"],
         ),
         ("plugins:\n- type: random-picker\n- type: max-score-picker", &["one picker", "line 5"]),
         ("featureGates: [flowControl]", &["does not queue", "line 3 column 16"]),
@@ -418,8 +441,8 @@ fn a_disaggregated_configuration_that_never_disaggregates_runs() {
     let text = text.replace("always-disagg-pd-decider", "prefix-based-pd-decider");
     let settings = settings(&["--config-text", &text, REPLICAS]).unwrap();
     assert_eq!(profile(&settings), " | active-request-scorer=1 | max-score-picker");
-    assert!(settings.profile.contains("`decode`"));
-    assert!(settings.notes.iter().any(|note| note.contains("those without a role stay")));
+    assert!(settings.profile.contains("`decode`") && settings.profiles.prefill.is_none());
+    assert!(settings.notes.iter().any(|note| note.contains("no decider asks for prefill elsewhere")));
     assert!(
         settings.notes.iter().any(|note| note.contains("token-load-scorer has no effect")),
         "{:?}",

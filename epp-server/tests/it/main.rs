@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod disaggregation;
+#[cfg(test)]
 mod discovery_dns;
 #[cfg(test)]
 mod discovery_file;
@@ -26,6 +28,8 @@ mod monitoring;
 mod policies;
 #[cfg(test)]
 mod privacy;
+#[cfg(test)]
+mod published;
 #[cfg(test)]
 mod scrape;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod answers;
 mod c_filter;
+mod disaggregation;
 mod faults;
 mod module;
 mod module_stack;

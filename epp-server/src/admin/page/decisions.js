@@ -1,6 +1,6 @@
 // The live stream of decisions, and one of them with its full explanation.
 
-import { explanationTable } from './explanation.js';
+import { explanationTables } from './explanation.js';
 import { count, microseconds, percent, seconds, timeOfDay } from './format.js';
 import { element, facts, number, share } from './table.js';
 
@@ -44,7 +44,7 @@ export class Decisions {
     const row = element('tr', {
       children: [
         element('td', { children: [open] }),
-        element('td', { text: decision.endpoint }),
+        element('td', { children: [endpoints(decision)] }),
         element('td', { className: 'name', text: decision.model || '–', title: decision.model }),
         number(count(decision.prompt_tokens)),
         element('td', { children: [share(cached, `${count(decision.matched_tokens)} (${percent(cached)})`)] }),
@@ -66,11 +66,18 @@ export class Decisions {
   }
 }
 
+function endpoints({ endpoint, prefill_endpoint: prefill }) {
+  const made = element('span', { text: endpoint });
+  if (prefill) made.append(element('small', { className: 'part', text: `prefill on ${prefill}` }));
+  return made;
+}
+
 function details(record) {
-  const { decision, outcome } = record;
+  const { decision, outcome, prefill } = record;
   const entries = [
     ['Picked at', timeOfDay(record.at)],
     ['Endpoint', decision.endpoint],
+    ...(prefill ? [['Prefill on', prefill.endpoint]] : []),
     ['Fallbacks', decision.fallbacks.join(', ') || 'none'],
     ['Model', record.model || '–'],
     ['Prompt tokens', count(decision.prompt_tokens)],
@@ -82,7 +89,7 @@ function details(record) {
     ['First token after', seconds(outcome?.first_token_seconds)],
     ['Decision', String(decision.id)],
   ];
-  return [facts(entries), explanationTable(decision.explanation)];
+  return [facts(entries), ...explanationTables(decision, prefill)];
 }
 
 function end(outcome) {

@@ -11,7 +11,15 @@ const TIE_RULES = {
   'round-robin': 'it was its turn',
 };
 
-export function explanationTable(explanation) {
+// The endpoint that serves the request, and the one that does its prefill where that is another one.
+export function explanationTables(decision, prefill) {
+  const served = explanationTable(decision.explanation);
+  if (!prefill) return [served];
+  const heading = element('h3', { text: `Prefill on ${prefill.endpoint}` });
+  return [served, heading, explanationTable(prefill.explanation)];
+}
+
+function explanationTable(explanation) {
   const scorers = explanation.endpoints[0]?.scores ?? [];
   const table = element('table', {
     children: [

@@ -3,7 +3,7 @@
 import { createCharts } from './charts.js';
 import { Decisions } from './decisions.js';
 import { showEndpoints } from './endpoints.js';
-import { explanationTable } from './explanation.js';
+import { explanationTables } from './explanation.js';
 import { count, microseconds, percent, short } from './format.js';
 
 const PERIOD = 1000;
@@ -73,7 +73,7 @@ async function explain(event) {
   try {
     const path = encodeURIComponent(byId('explain-path').value);
     const decision = await ask(`api/explain?path=${path}`, { method: 'POST', body: byId('explain-body').value });
-    result.replaceChildren(explanationTable(decision.explanation));
+    result.replaceChildren(...explanationTables(decision, decision.prefill));
   } catch (failure) {
     result.replaceChildren();
     error.textContent = failure.message;
