@@ -134,3 +134,25 @@ async fn a_terminated_picker_finishes_its_streams() {
     assert!(answer.unwrap().ends_with("data: [DONE]\n\n"));
     assert!(!stack.picker.process().is_running());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_answers_outlive_a_picker_that_has_no_time_to_drain() {
+    for (config, source) in WAYS {
+        let mut stack = Stack::start_with("no-drain", config, |envoy, picker| {
+            envoy.pick_source = source;
+            picker.arguments.push("--drain-timeout=0".to_owned());
+        })
+        .await;
+        let mut body = chat_body("drain", true);
+        body["max_tokens"] = 3_000.into();
+        let mut response = stack.request("/v1/chat/completions").body(body.to_string()).send().await.unwrap();
+        let mut answer = response.chunk().await.unwrap().unwrap().to_vec();
+        stack.picker.process().terminate(PATIENCE).await;
+        assert!(!stack.picker.process().is_running());
+        assert!(!answer.ends_with(b"data: [DONE]\n\n"), "{config:?}");
+        while let Some(chunk) = response.chunk().await.unwrap() {
+            answer.extend(chunk);
+        }
+        assert!(answer.ends_with(b"data: [DONE]\n\n"), "{config:?} {source:?}");
+    }
+}

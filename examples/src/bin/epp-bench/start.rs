@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(1);
 
 pub(crate) async fn measure(rounds: usize, folder: &Path) -> Result<Vec<Figure>> {
-    let options = PickerOptions::new(start_backends(REPLICAS, NO_EVENTS)?);
+    let mut options = PickerOptions::new(start_backends(REPLICAS, NO_EVENTS)?);
+    options.arguments.push("--drain-timeout=0".to_owned());
     let mut times = Vec::new();
     for _ in 0..rounds * STARTS_PER_ROUND {
         let begin = Instant::now();
