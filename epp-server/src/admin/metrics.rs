@@ -282,11 +282,6 @@ impl Metrics {
         self.response_processing.observe(seconds(nanoseconds));
     }
 
-    /// Counts a rule that named another model for a request.
-    pub fn rewritten(&self, rule: &str, model: &str, target_model: &str) {
-        self.requests.rewritten(rule, model, target_model);
-    }
-
     /// Counts a pick without the scheduler.
     pub fn failed_open(&self) {
         self.failed_open.inc();

@@ -36,6 +36,8 @@ struct State {
 pub struct PickContext<'a> {
     /// The model that the client named.
     pub model: &'a str,
+    /// Name of the request in the logs of everybody who sees it.
+    pub request_id: Option<&'a str>,
     /// Bytes of the request's body.
     pub request_bytes: usize,
     /// Nanoseconds that the scheduler took.
@@ -98,6 +100,7 @@ impl Recorder {
                 id = 0,
                 endpoint,
                 model = bounded(context.model),
+                request_id = context.request_id,
                 request_bytes = context.request_bytes,
                 pick_microseconds = context.nanoseconds as f64 / 1e3,
                 "picked without the scheduler"
@@ -148,6 +151,7 @@ fn log_picks(Picks { decision, prefill }: &Picks, context: PickContext<'_>) {
         endpoint = %decision.endpoint,
         fallbacks = decision.fallbacks.join(","),
         model = context.model,
+        request_id = context.request_id,
         prompt_tokens = decision.prompt_tokens,
         matched_tokens = decision.matched_tokens,
         prefill_endpoint = remote.map(|prefill| &*prefill.endpoint),

@@ -258,16 +258,6 @@ impl RequestFamilies {
             });
         made.inc();
     }
-
-    /// Counts a rule that named another model.
-    pub(super) fn rewritten(&self, rule: &str, model: &str, target_model: &str) {
-        let labels = RewriteLabels {
-            model_rewrite_name: escaped(rule),
-            model_name: escaped(bounded(model)),
-            target_model: escaped(target_model),
-        };
-        self.families.rewrites.get_or_create(&labels).inc();
-    }
 }
 
 impl<'a> RequestLabels<'a> {
@@ -429,6 +419,16 @@ impl RequestMetrics {
         let Labels { model_name, target_model_name, fairness_id, priority } = self.labels.clone();
         let labels = ErrorLabels { model_name, target_model_name, fairness_id, priority, error_code };
         self.families.errors.get_or_create(&labels).inc();
+    }
+
+    /// Counts a rule that named another model.
+    pub fn rewritten(&self, rule: &str) {
+        let labels = RewriteLabels {
+            model_rewrite_name: escaped(rule),
+            model_name: self.labels.model_name.clone(),
+            target_model: self.labels.target_model_name.clone(),
+        };
+        self.families.rewrites.get_or_create(&labels).inc();
     }
 
     fn ended(&self) -> &EndedMetrics {

@@ -276,8 +276,11 @@ impl Router {
         };
         self.shed(&request, now)?;
         let Asked { picks, nanoseconds, mut trace_headers } = self.ask_scheduler(&mut request, now);
-        let body_length = query.body.map_or(0, <[u8]>::len);
-        let context = PickContext { model: &request.model, request_bytes: body_length, nanoseconds };
+        let announced = query.head.content_length.map_or(0, |length| length as usize);
+        let body_length = query.body.map_or(announced, <[u8]>::len);
+        let request_id = query.head.request_id.as_deref();
+        let context =
+            PickContext { model: &request.model, request_id, request_bytes: body_length, nanoseconds };
         let mut recorded = RecordedPick::default();
         let (booking, endpoint, mut route) = match picks {
             Ok(picks) => {
@@ -292,8 +295,8 @@ impl Router {
         if booking.is_none() {
             self.recorder.picked_without_scheduler(&endpoint, context, now);
         }
-        if let (Some(rule), Some(asked)) = (rewrite, &asked_model) {
-            self.metrics.rewritten(&rule, asked, &request.model);
+        if let Some(rule) = rewrite {
+            metrics.rewritten(&rule);
         }
         if splice.is_some() {
             route.extras_mut().splice = splice;
@@ -301,7 +304,6 @@ impl Router {
         if !trace_headers.is_empty() {
             route.extras_mut().set_headers.append(&mut trace_headers);
         }
-        let request_id = query.head.request_id.as_deref();
         tracing::debug!(destination = %route.destination, model = request.model, bytes = body_length, request_id, "picked");
         metrics.picked(body_length);
         self.metrics.request_processed(clock::now().saturating_sub(query.received));

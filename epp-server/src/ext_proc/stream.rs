@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | full duplex | at the end of the body, by its last chunk or by trailers | the headers answer, then the body is echoed |
 //! | buffered, buffered partial | at the body message | the body answer |
-//! | streamed, none, and any request without a body | at the headers | the headers answer |
+//! | streamed, none, and any request without a body that can be read | at the headers | the headers answer |
 
 use std::collections::VecDeque;
 
@@ -232,8 +232,10 @@ impl RequestStream {
     ) {
         self.started = now;
         self.head = head;
-        let body_will_come =
-            !end_of_stream && !matches!(self.modes.request, BodyMode::None | BodyMode::Streamed);
+        // Nothing can be read from an opaque body; that of an upgraded connection does not even end.
+        let body_will_come = !end_of_stream
+            && !self.head.opaque_body
+            && !matches!(self.modes.request, BodyMode::None | BodyMode::Streamed);
         if body_will_come {
             self.phase = Phase::Gathering;
             if self.modes.request != BodyMode::FullDuplex {

@@ -495,13 +495,15 @@ fn bodies_that_are_received_at_the_same_time_share_a_bound() {
 
 #[test]
 fn a_body_that_holds_no_readable_prompt_is_picked_by_load() {
-    for (path, opaque_body) in
-        [("/v1/chat/completions", true), ("/v1/audio/transcriptions", false), ("/v1/models", false)]
-    {
-        for (modes, expected) in [
-            (DUPLEX, vec![format!("headers {ENDPOINT}"), "chunk not JSON end".to_owned()]),
-            (BUFFERED, vec!["headers -".to_owned(), format!("body {ENDPOINT}")]),
-        ] {
+    let duplex = vec![format!("headers {ENDPOINT}"), "chunk not JSON end".to_owned()];
+    let waits = vec!["headers -".to_owned(), format!("body {ENDPOINT}")];
+    let at_once = vec![format!("headers {ENDPOINT}"), "body -".to_owned()];
+    for (path, opaque_body, buffered) in [
+        ("/v1/chat/completions", true, at_once),
+        ("/v1/audio/transcriptions", false, waits.clone()),
+        ("/v1/models", false, waits),
+    ] {
+        for (modes, expected) in [(DUPLEX, duplex.clone()), (BUFFERED, buffered)] {
             let head = RequestHead { path: path.to_owned(), opaque_body, ..RequestHead::default() };
             let headers = Message::RequestHeaders { head, end_of_stream: false };
             let mut exchange = Exchange::new(modes);
@@ -509,6 +511,25 @@ fn a_body_that_holds_no_readable_prompt_is_picked_by_load() {
             assert_eq!((exchange.counters().picks, exchange.counters().prompt_tokens), (1, 0), "{path}");
         }
     }
+}
+
+#[test]
+fn a_connection_that_is_upgraded_flows_both_ways() {
+    let head = RequestHead { path: "/v1/realtime".to_owned(), opaque_body: true, ..RequestHead::default() };
+    let mut exchange = Exchange::new(DUPLEX);
+    assert_eq!(
+        exchange.send(Message::RequestHeaders { head, end_of_stream: false }),
+        [format!("headers {ENDPOINT}")]
+    );
+    assert_eq!(exchange.stream.deadline(), None, "its body does not end");
+    assert_eq!(exchange.send(response_headers(101, false)), ["response headers"]);
+    for _ in 0..2 {
+        assert_eq!(exchange.send(body("ping", false)), ["chunk ping"]);
+        assert_eq!(exchange.send(response_body("pong", false)), ["response chunk pong"]);
+    }
+    assert_eq!(exchange.in_flight(), 1);
+    exchange.close();
+    assert_eq!(exchange.in_flight(), 0);
 }
 
 #[test]
