@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::Uri;
+use hyper::body::Body as _;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -29,6 +30,9 @@ use crate::tls;
 
 /// The largest page that is read, in bytes; real ones are under 100 kB.
 const MAX_PAGE: usize = 8 << 20;
+
+/// What is kept for the next page when one was larger, in bytes.
+const KEPT_PAGE: usize = 256 << 10;
 
 /// An engine that takes longer than this for its metrics does not serve either.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -184,11 +188,15 @@ impl Scraper {
 
     async fn fetch(&self, uri: &Uri, page: &mut Vec<u8>) -> Result<(), ScrapeError> {
         page.clear();
+        page.shrink_to(KEPT_PAGE);
         let response = self.client.get(uri.clone()).await.map_err(|error| classify(&error))?;
         if !response.status().is_success() {
             return Err(ScrapeError::Status(response.status().as_u16()));
         }
         let mut body = response.into_body();
+        if body.size_hint().lower() > MAX_PAGE as u64 {
+            return Err(ScrapeError::TooLarge);
+        }
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| ScrapeError::Transport(error.to_string()))?;
             let Some(data) = frame.data_ref() else { continue };
