@@ -93,6 +93,8 @@ pub struct EnvoyOptions {
     pub endpoints: Vec<SocketAddr>,
     /// The picker's gRPC address; not used by [`EnvoyConfig::RoundRobin`].
     pub picker: SocketAddr,
+    /// Ask the picker over TLS, without a check of its certificate; [`EnvoyConfig::FullDuplexOverrideHost`] only.
+    pub picker_tls: bool,
     /// Where the pick is read.
     pub pick_source: PickSource,
     /// Let requests pass unpicked when the picker fails.
@@ -120,6 +122,7 @@ impl EnvoyOptions {
             config,
             endpoints,
             picker,
+            picker_tls: false,
             pick_source: PickSource::Metadata,
             failure_mode_allow: false,
             retries: 2,
@@ -142,6 +145,7 @@ impl EnvoyOptions {
         let values = context! {
             listen_port, admin_port, endpoints,
             picker => host(&self.picker),
+            picker_tls => self.picker_tls,
             pick_source => self.pick_source,
             // As text: the template engine writes booleans as Python does.
             failure_mode_allow => self.failure_mode_allow.to_string(),

@@ -3,7 +3,7 @@
 use crate::process::{ManagedProcess, free_ports, workspace_binary};
 use anyhow::Result;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 
@@ -30,9 +30,16 @@ impl PickerOptions {
 #[derive(Debug)]
 pub struct Picker {
     process: ManagedProcess,
-    grpc_port: u16,
-    health_port: u16,
-    metrics_port: u16,
+    options: PickerOptions,
+    ports: Ports,
+    folder: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    grpc: u16,
+    health: u16,
+    metrics: u16,
 }
 
 impl Picker {
@@ -43,9 +50,7 @@ impl Picker {
     /// If `epp-server` has not been built or ends while starting.
     pub async fn start(options: &PickerOptions, folder: &Path) -> Result<Self> {
         let mut picker = Self::spawn(options, folder)?;
-        for port in [picker.grpc_port, picker.health_port, picker.metrics_port] {
-            picker.process.wait_for_tcp(loopback(port), Duration::from_secs(20)).await?;
-        }
+        picker.wait().await?;
         Ok(picker)
     }
 
@@ -55,49 +60,71 @@ impl Picker {
     ///
     /// If `epp-server` has not been built.
     pub fn spawn(options: &PickerOptions, folder: &Path) -> Result<Self> {
-        let binary = workspace_binary("epp-server", "epp-server")?;
         let ports = free_ports(3)?;
-        let &[grpc_port, health_port, metrics_port] = ports.as_slice() else {
+        let &[grpc, health, metrics] = ports.as_slice() else {
             anyhow::bail!("three free ports are needed: {}", ports.len());
         };
-        let endpoints: Vec<_> = options.endpoints.iter().map(ToString::to_string).collect();
-        let mut command = Command::new(binary);
-        if !endpoints.is_empty() {
-            command.args(["--endpoints", &endpoints.join(",")]);
+        let ports = Ports { grpc, health, metrics };
+        let process = spawn_process(options, ports, folder)?;
+        Ok(Self { process, options: options.clone(), ports, folder: folder.to_owned() })
+    }
+
+    /// Starts it again where it was, after it has ended or been killed.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.terminate(Duration::ZERO).await;
+        self.process = spawn_process(&self.options, self.ports, &self.folder)?;
+        self.wait().await
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        for port in [self.ports.grpc, self.ports.health, self.ports.metrics] {
+            self.process.wait_for_tcp(loopback(port), Duration::from_secs(20)).await?;
         }
-        command
-            .args(["--grpc-port", &grpc_port.to_string()])
-            .args(["--grpc-health-port", &health_port.to_string()])
-            .args(["--metrics-port", &metrics_port.to_string()])
-            .arg("--secure-serving=false")
-            .arg(format!("--refresh-metrics-interval={}ms", options.refresh_metrics_interval.as_millis()))
-            .args(&options.arguments);
-        let process = ManagedProcess::spawn("epp-server", command, &folder.join("epp-server.log"))?;
-        Ok(Self { process, grpc_port, health_port, metrics_port })
+        Ok(())
     }
 
     /// Where Envoy asks for a pick.
     #[must_use]
     pub fn grpc_addr(&self) -> SocketAddr {
-        loopback(self.grpc_port)
+        loopback(self.ports.grpc)
     }
 
     /// Where gRPC health checks are answered.
     #[must_use]
     pub fn health_addr(&self) -> SocketAddr {
-        loopback(self.health_port)
+        loopback(self.ports.health)
     }
 
     /// Base address of its Prometheus metrics and decision pages.
     #[must_use]
     pub fn metrics_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.metrics_port)
+        format!("http://127.0.0.1:{}", self.ports.metrics)
     }
 
     /// The process, for its log and to end it.
     pub fn process(&mut self) -> &mut ManagedProcess {
         &mut self.process
     }
+}
+
+fn spawn_process(options: &PickerOptions, ports: Ports, folder: &Path) -> Result<ManagedProcess> {
+    let endpoints: Vec<_> = options.endpoints.iter().map(ToString::to_string).collect();
+    let mut command = Command::new(workspace_binary("epp-server", "epp-server")?);
+    if !endpoints.is_empty() {
+        command.args(["--endpoints", &endpoints.join(",")]);
+    }
+    command
+        .args(["--grpc-port", &ports.grpc.to_string()])
+        .args(["--grpc-health-port", &ports.health.to_string()])
+        .args(["--metrics-port", &ports.metrics.to_string()])
+        .arg("--secure-serving=false")
+        .arg(format!("--refresh-metrics-interval={}ms", options.refresh_metrics_interval.as_millis()))
+        .args(&options.arguments);
+    ManagedProcess::spawn("epp-server", command, &folder.join("epp-server.log"))
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -25,9 +25,22 @@ pub fn processor_time(process: &ManagedProcess) -> Result<f64> {
 ///
 /// If the process has ended.
 pub fn peak_memory(process: &ManagedProcess) -> Result<f64> {
+    memory(process, "VmHWM:")
+}
+
+/// Memory that a process has now (resident set), in MiB.
+///
+/// # Errors
+///
+/// If the process has ended.
+pub fn resident_memory(process: &ManagedProcess) -> Result<f64> {
+    memory(process, "VmRSS:")
+}
+
+fn memory(process: &ManagedProcess, field: &str) -> Result<f64> {
     let status = read(process, "status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no peak of memory")?;
-    let kibibytes: f64 = line.trim_end_matches("kB").trim().parse()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field)).context("memory is not told")?;
+    let kibibytes: f64 = value.trim_end_matches("kB").trim().parse()?;
     Ok(kibibytes / 1024.0)
 }
 

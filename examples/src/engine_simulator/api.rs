@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,6 +27,9 @@ const ENGINE_ID: HeaderName = HeaderName::from_static("x-engine-id");
 const BODY_BYTES: HeaderName = HeaderName::from_static("x-body-bytes");
 /// XXH3-64 of the request body that arrived, sixteen hexadecimal digits.
 const BODY_HASH: HeaderName = HeaderName::from_static("x-body-hash");
+
+/// How much later a slow engine answers.
+const SLOWNESS: Duration = Duration::from_secs(1);
 
 /// Tokens of an answer whose request sets no limit.
 const DEFAULT_MAX_TOKENS: u64 = 16;
@@ -245,7 +249,16 @@ async fn metrics_page(State(service): State<Service>) -> Response {
     match fault {
         Fault::HangMetrics => std::future::pending().await,
         Fault::GarbageMetrics => "\u{0}<html>vllm:num_requests_waiting{ no metrics here".into_response(),
-        Fault::None | Fault::Hang | Fault::ServerError | Fault::Unavailable => {
+        Fault::LargeMetrics => {
+            "# A comment of fifty bytes, which is about a line.\n".repeat(200_000).into_response()
+        }
+        Fault::CutMetrics => {
+            let page = metrics::page(&service.options, &service.engine);
+            let half = Bytes::from(page).slice(..100);
+            let cut = Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted));
+            Body::from_stream(futures_util::stream::iter([Ok(half), cut])).into_response()
+        }
+        Fault::None | Fault::Hang | Fault::ServerError | Fault::Unavailable | Fault::Slow => {
             let page = metrics::page(&service.options, &service.engine);
             ([(header::CONTENT_TYPE, "text/plain; version=1.0.0; charset=utf-8")], page).into_response()
         }
@@ -293,7 +306,15 @@ async fn misbehave(State(service): State<Service>, request: Request, next: Next)
         Fault::Unavailable => {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "simulated overload").into_response()
         }
-        Fault::None | Fault::HangMetrics | Fault::GarbageMetrics => next.run(request).await,
+        Fault::Slow => {
+            sleep(SLOWNESS).await;
+            next.run(request).await
+        }
+        Fault::None
+        | Fault::HangMetrics
+        | Fault::GarbageMetrics
+        | Fault::LargeMetrics
+        | Fault::CutMetrics => next.run(request).await,
     }
 }
 

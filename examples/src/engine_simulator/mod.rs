@@ -96,6 +96,12 @@ pub enum Fault {
     HangMetrics,
     /// Answers `/metrics` with bytes that are no metrics page.
     GarbageMetrics,
+    /// Answers `/metrics` with a page of 10 MB.
+    LargeMetrics,
+    /// Answers `/metrics` with half a page and closes the connection.
+    CutMetrics,
+    /// Answers API requests a second later than it could.
+    Slow,
     /// Answers API requests with status 500.
     ServerError,
     /// Answers API requests with status 503, which proxies usually retry.

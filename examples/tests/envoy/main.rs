@@ -4,10 +4,14 @@
 
 mod answers;
 mod c_filter;
+mod certificates;
 mod disaggregation;
 mod faults;
+mod faulty_clients;
+mod faulty_engines;
 mod module;
 mod module_stack;
 mod requests;
+mod restarts;
 mod routing;
 mod stack;

@@ -174,14 +174,46 @@ impl Stack {
         Self { picker, gateway: Gateway::new(engines, envoy) }
     }
 
+    /// Waits until the picker has no open stream, no booking and no request that counts as running.
+    pub(crate) async fn assert_nothing_is_left(&self, after: &str) {
+        self.assert_no_stream_is_left(after).await;
+        for name in ["llm_d_epp_inflight_requests", "llm_d_epp_inflight_tokens", "llm_d_epp_request_running"]
+        {
+            let is_zero = async || self.picker_metric(name).await.unwrap_or(0.0) == 0.0;
+            eventually(&format!("`{name}` is 0 after {after}"), is_zero).await;
+        }
+    }
+
+    /// Waits until the picker has no open stream.
+    pub(crate) async fn assert_no_stream_is_left(&self, after: &str) {
+        let name = "llm_d_epp_extproc_streams_inflight";
+        let is_zero = async || self.picker_metric(name).await == Some(0.0);
+        eventually(&format!("`{name}` is 0 after {after}"), is_zero).await;
+    }
+
     /// The sum over all series of one of the picker's metrics; `None` if there is no such metric.
     pub(crate) async fn picker_metric(&self, name: &str) -> Option<f64> {
+        self.picker_series(name, "").await
+    }
+
+    /// As [`picker_metric`](Self::picker_metric), for the series with a label such as `result="timeout"`.
+    pub(crate) async fn picker_series(&self, name: &str, label: &str) -> Option<f64> {
         let page = read(self.http.get(format!("{}/metrics", self.picker.metrics_url()))).await.body;
         let series = page.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
-            (series.split('{').next() == Some(name)).then(|| value.parse::<f64>().unwrap())
+            (series.split('{').next() == Some(name) && series.contains(label))
+                .then(|| value.parse::<f64>().unwrap())
         });
         series.reduce(|sum, value| sum + value)
+    }
+}
+
+/// Waits until something holds; fails after [`PATIENCE`].
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "did not happen: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -1,11 +1,12 @@
 //! Requests at a constant rate.
 
 use crate::open_loop;
-use crate::stack::{NO_EVENTS, Stack, request};
+use crate::stack::{NO_EVENTS, Stack, picker_metric, request};
 use anyhow::{Context, Result, ensure};
 use p3sched_examples::benchmark::figure::{Figure, quantile};
 use p3sched_examples::benchmark::http::start_backends;
 use p3sched_examples::benchmark::usage::peak_memory;
+use p3sched_examples::picker::Picker;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,9 +67,11 @@ pub(crate) async fn measure(load: &Load, rounds: usize, folder: &Path) -> Result
     let mut measured = Rounds::default();
     for _ in 0..rounds {
         sleep(LOG_DELAY).await;
-        let (logged, before) = (stack.logged()?.len(), stack.used()?);
+        let (logged, picked) = (stack.logged()?.len(), pick_time(&stack.picker).await?);
+        let before = stack.used()?;
         let latencies = open_loop::run(address, Arc::clone(&requests), load.rate, load.count).await?;
         let (picker, envoy) = stack.used()?.cores_since(before);
+        measured.pick.push((pick_time(&stack.picker).await? - picked) / load.count as f64);
         sleep(LOG_DELAY).await;
         let log = stack.logged()?;
         let times = log.get(logged..).unwrap_or_default().lines().map(time_in_picker);
@@ -91,6 +94,7 @@ struct Rounds {
     median: Vec<f64>,
     p95: Vec<f64>,
     latency: Vec<f64>,
+    pick: Vec<f64>,
     memory: f64,
 }
 
@@ -98,12 +102,13 @@ impl Rounds {
     fn figures(&self, load: &Load) -> Vec<Figure> {
         let detail = format!(
             "Envoy 1.40.0, full duplex both ways, {} endpoints, open loop, {} rounds of {} requests; Envoy {:.2} cores; \
-             client p95 {:.1} ms",
+             client p95 {:.1} ms; times are Envoy's, the body's way to the picker included, the pick alone takes {:.3} ms",
             load.replicas,
             self.cores.len(),
             load.count,
             quantile(&self.envoy, 0.5),
             quantile(&self.latency, 0.5),
+            quantile(&self.pick, 0.5),
         );
         let name = |what: &str| format!("epp-server/{}-{what}", load.name);
         let memory = Figure::new(name("memory"), &[self.memory], "MiB", &detail);
@@ -117,6 +122,11 @@ impl Rounds {
             Figure::new(name("time-p95"), &self.p95, "ms", &detail).at_most(load.max_p95),
         ]
     }
+}
+
+/// Milliseconds that all picks so far took, by the picker's own histogram.
+async fn pick_time(picker: &Picker) -> Result<f64> {
+    Ok(picker_metric(picker, "llm_d_epp_scheduler_e2e_duration_seconds_sum").await? * 1e3)
 }
 
 /// Microseconds from the request's headers to the pick, as Envoy saw it: `rh:152:0,rb:1:187:0,…`, with the gRPC status.
