@@ -302,6 +302,19 @@ fn a_restarted_engine_begins_anew() {
 }
 
 #[test]
+fn an_engine_whose_cache_is_gone_holds_no_text_either() {
+    let scheduler = scheduler(&["a"]);
+    scheduler.apply_kv_batch("a", &batch(0, 1.0, vec![]), 0).unwrap();
+    let text = Request::from_text("tiny", "a word ".repeat(100));
+    for gone in [batch(1, 2.0, vec![KvEvent::Cleared]), batch(0, 3.0, vec![])] {
+        scheduler.pick(&text, 0).unwrap();
+        assert!(matched(&scheduler, &text) > 100);
+        scheduler.apply_kv_batch("a", &gone, 0).unwrap();
+        assert_eq!(matched(&scheduler, &text), 0);
+    }
+}
+
+#[test]
 fn ranks_are_caches_of_their_own() {
     let scheduler = scheduler(&["a"]);
     let tokens: Vec<u32> = (0..32).collect();

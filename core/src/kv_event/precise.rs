@@ -70,6 +70,11 @@ impl<'a> PreparedEvents<'a> {
         });
         Ok(Self { events: events.collect::<Result<_, Error>>()? })
     }
+
+    /// Whether the engine holds nothing any more at some point, of prompts as text neither.
+    pub(crate) fn clear_the_cache(&self) -> bool {
+        self.events.iter().any(|event| matches!(event, PreparedEvent::Cleared))
+    }
 }
 
 /// Blocks of ours in each block of the event.

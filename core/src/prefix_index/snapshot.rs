@@ -14,18 +14,28 @@ const SEGMENT_BYTES: usize = 3 * size_of::<u32>();
 impl PrefixIndex {
     /// Appends runs, then the segments of each of these endpoints, least recent first.
     pub(crate) fn write_snapshot(&self, endpoints: &[u32], out: &mut Vec<u8>) {
-        out.extend((self.tree.runs.len() as u32).to_le_bytes());
+        let runs = self.tree.runs.len();
+        out.extend_from_slice(&(runs as u32).to_le_bytes());
+        let lengths = out.len();
+        out.resize(lengths + runs * size_of::<u32>(), 0);
         let root = |run: &Run| self.tree.roots.get(run.first());
-        let hashes = || self.tree.runs.iter().map(|run| root(run).map_or(&[][..], RootEntry::hashes));
-        out.extend(hashes().flat_map(|hashes| (hashes.len() as u32).to_le_bytes()));
-        out.extend(hashes().flatten().flat_map(|hash| hash.to_le_bytes()));
+        for (run, number) in self.tree.runs.iter().zip(0..) {
+            let hashes = root(run).map_or(&[][..], RootEntry::hashes);
+            let place = lengths + number * size_of::<u32>();
+            if let Some(place) = out.get_mut(place..place + size_of::<u32>()) {
+                place.copy_from_slice(&(hashes.len() as u32).to_le_bytes());
+            }
+            for hash in hashes {
+                out.extend_from_slice(&hash.to_le_bytes());
+            }
+        }
         for &endpoint in endpoints {
             let start = out.len();
             out.extend(0_u32.to_le_bytes());
             let mut at = self.recency.lane(endpoint).oldest;
             while let Some(segment) = self.recency.get(at) {
                 for number in [segment.run, segment.start, segment.end] {
-                    out.extend(number.to_le_bytes());
+                    out.extend_from_slice(&number.to_le_bytes());
                 }
                 at = segment.newer;
             }

@@ -57,7 +57,7 @@ impl Scheduler {
     /// Applies a batch of the numbered stream that a rank of an endpoint's engine publishes.
     ///
     /// See [`KvBatchOutcome`] for what to do when batches are missing. A batch that begins the stream anew shows that the
-    /// engine restarted, and what the rank held is forgotten first.
+    /// engine restarted, and what the rank held is forgotten first, with what picks of prompts as text have left.
     ///
     /// # Errors
     ///
@@ -83,7 +83,10 @@ impl Scheduler {
             KvBatchOutcome::Repeated => {}
             KvBatchOutcome::Gap { .. } => state.counters.kv_event_gaps += 1,
             KvBatchOutcome::Applied | KvBatchOutcome::Restarted => {
-                state.counters.kv_event_restarts += u64::from(outcome == KvBatchOutcome::Restarted);
+                if outcome == KvBatchOutcome::Restarted {
+                    state.counters.kv_event_restarts += 1;
+                    state.index.clear(slot);
+                }
                 self.apply(state, slot, batch.rank, &events, now);
             }
         }
@@ -120,6 +123,9 @@ impl Scheduler {
     fn apply(&self, state: &mut State, slot: u32, rank: u32, events: &PreparedEvents<'_>, now: u64) {
         state.begin_precise(slot);
         state.expire_speculations(now);
+        if events.clear_the_cache() {
+            state.index.clear(slot);
+        }
         let labels = state.pool.get(slot).map(|known| &known.endpoint.labels);
         let model = labels.and_then(|labels| labels.get(MODEL_LABEL)).unwrap_or(&self.config.kv_events.model);
         let counts = state.precise.apply(slot, rank, events, |event: &BlocksStored| {

@@ -19,6 +19,9 @@ pub(super) struct AwaitedEndpoint {
     rate: PrefillRate,
 }
 
+/// Bytes of a block with its share of the segments of endpoints, mostly.
+const RESERVED_BYTES: usize = 10;
+
 impl Scheduler {
     /// The prefix index and the learned rates as bytes, for [`restore`](Self::restore) after a restart.
     ///
@@ -29,6 +32,9 @@ impl Scheduler {
         let mut out = snapshot::begin();
         out.extend(self.config.block_size_tokens.to_le_bytes());
         out.extend(self.config.bytes_per_token.to_le_bytes());
+        // Memory is asked for before picks have to wait.
+        let blocks = self.state.lock().index.stats().unique_blocks;
+        out.reserve(blocks.saturating_mul(RESERVED_BYTES));
         let state = self.state.lock();
         let known = state.pool.iter().map(|(slot, known)| (&known.endpoint.name, slot, known.rate));
         let awaited = state.awaited.iter().map(|awaited| (&awaited.name, awaited.slot, awaited.rate));
