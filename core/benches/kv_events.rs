@@ -11,6 +11,7 @@
 )]
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use p3sched::prefix_index::{EventIndex, StoredBlocks};
@@ -217,6 +218,7 @@ fn restore(blocks: usize) {
         let request = Request::from_text("m", format!("{prompt:08}").repeat(CHAIN * 8));
         before.pick(&request, prompt as u64).expect("there are endpoints");
     }
+    let longest_wait = (0..5).map(|_| longest_pick_beside_a_snapshot(&before)).fold(f64::INFINITY, f64::min);
     let start = Instant::now();
     let snapshot = before.snapshot();
     let written = start.elapsed().as_secs_f64();
@@ -224,12 +226,33 @@ fn restore(blocks: usize) {
     let start = Instant::now();
     after.restore(&snapshot).expect("the snapshot is whole");
     println!(
-        "snapshot of {} blocks: {:.1} MB, written in {:.1} ms, restored in {:.1} ms",
+        "snapshot of {} blocks: {:.1} MB, written in {:.1} ms, picks wait {:.1} ms, restored in {:.1} ms",
         after.stats(0).index.unique_blocks,
         snapshot.len() as f64 / 1e6,
         written * 1e3,
+        longest_wait * 1e3,
         start.elapsed().as_secs_f64() * 1e3
     );
+}
+
+/// Seconds of the slowest pick that is made while a snapshot is written.
+fn longest_pick_beside_a_snapshot(scheduler: &Scheduler) -> f64 {
+    let is_written = AtomicBool::new(false);
+    let request = Request::from_text("m", "hello");
+    std::thread::scope(|scope| {
+        let picking = scope.spawn(|| {
+            let mut longest = 0.0_f64;
+            while !is_written.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                scheduler.explain(&request, 0).expect("there are endpoints");
+                longest = longest.max(start.elapsed().as_secs_f64());
+            }
+            longest
+        });
+        black_box(scheduler.snapshot());
+        is_written.store(true, Ordering::Relaxed);
+        picking.join().expect("picks do not panic")
+    })
 }
 
 fn main() {

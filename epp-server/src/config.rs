@@ -14,6 +14,7 @@ use crate::clock;
 use crate::config_source::{Configuration, MetricsPage, configuration};
 use crate::discovery::dns::DnsName;
 use crate::discovery::kubernetes::{KubernetesSource, PodSource};
+use crate::ext_proc::pool_selection::NamedBy;
 use crate::ext_proc::protocol::Limits;
 use crate::ext_proc::router::RoutingSettings;
 use crate::ext_proc::service::ServiceLimits;
@@ -21,6 +22,7 @@ use crate::flags::{Flags, LoadGate};
 use crate::kv_events::KvEventSettings;
 use crate::metric_names::WrittenNames;
 use crate::policies::WrittenPolicies;
+use crate::pool_config;
 use crate::profiles::ProfileSettings;
 use crate::scrape::{Scheme, ScrapeSettings};
 use crate::state_file::StateSettings;
@@ -39,11 +41,44 @@ pub enum EndpointSource {
     Kubernetes(KubernetesSource),
 }
 
+/// One of the pools that a server picks for.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// What it is called; empty for the only one of a server that was not told.
+    pub name: String,
+    /// The `:authority` of its requests: `host`, or `*.domain`.
+    pub authorities: Vec<String>,
+    /// Where its endpoints come from.
+    pub endpoints: EndpointSource,
+    /// How they are picked.
+    pub scheduler: SchedulerConfig,
+    /// What is configured beside that for prefill and decode on different endpoints.
+    pub profiles: ProfileSettings,
+    /// What requests are allowed to.
+    pub policies: WrittenPolicies,
+    /// Where what was learned is kept over restarts.
+    pub state: Option<StateSettings>,
+}
+
+/// What pools have in common, where one does not say otherwise.
+#[derive(Debug)]
+pub(crate) struct CommonSettings {
+    pub(crate) scheduler: SchedulerConfig,
+    pub(crate) profiles: ProfileSettings,
+    pub(crate) policies: WrittenPolicies,
+}
+
 /// Everything that the server needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `namespace/name` of the `InferencePool` that the server was started for.
     pub pool: Option<String>,
+    /// Authorities that the first pool takes before any other one, where there are several.
+    pub authorities: Vec<String>,
+    /// Pools beside the first one, which all other settings are about.
+    pub further_pools: Vec<PoolSettings>,
+    /// What names the pool that a request is for.
+    pub named_by: NamedBy,
     /// Address that all ports listen on; `None` for every address.
     pub bind_address: Option<IpAddr>,
     /// Port of `ext_proc`; 0 for any free one, here and below.
@@ -111,13 +146,18 @@ impl Settings {
             metrics_page,
             kv_events,
             mut notes,
+            pools,
             ..
         } = configuration;
         apply_flags(&flags, &mut scheduler);
         if let Some(prefill) = &mut profiles.prefill {
             apply_flags(&flags, &mut prefill.scheduler);
         }
-        let endpoints = endpoint_source(&flags, endpoints)?;
+        let common = CommonSettings { scheduler, profiles, policies };
+        let (first, further_pools) = match pools.is_empty() && flags.pool.is_empty() {
+            true => (only_pool(&flags, endpoints, common)?, Vec::new()),
+            false => pool_config::several(&flags, pools, endpoints.is_some(), &common)?,
+        };
         let scrape = scrape_settings(&flags, metrics_page)?;
         let kv_events = kv_event_settings(&flags, kv_events)?;
         if flags.enable_cert_reload && flags.cert_path.is_none() {
@@ -133,7 +173,13 @@ impl Settings {
             false => None,
         };
         Ok(Self {
-            pool: pool_name(&flags),
+            pool: Some(first.name).filter(|name| !name.is_empty()),
+            authorities: first.authorities,
+            further_pools,
+            named_by: NamedBy {
+                header: flags.pool_header.map(|name| name.to_ascii_lowercase()),
+                metadata: flags.pool_metadata.map(|key| key.0),
+            },
             bind_address: flags.bind_address,
             grpc_port: flags.grpc_port,
             health_port: flags.grpc_health_port,
@@ -143,11 +189,11 @@ impl Settings {
             secure_serving: flags.secure_serving,
             certificates: flags.cert_path,
             reload_certificates,
-            endpoints,
+            endpoints: first.endpoints,
             profile,
-            scheduler,
-            profiles,
-            policies,
+            scheduler: first.scheduler,
+            profiles: first.profiles,
+            policies: first.policies,
             notes,
             scrape,
             kv_events,
@@ -161,11 +207,7 @@ impl Settings {
                 max_streams: flags.max_streams,
             },
             routing,
-            state: flags.state_file.map(|path| StateSettings {
-                path,
-                interval: flags.state_interval,
-                max_age: flags.state_max_age,
-            }),
+            state: first.state,
             log_decisions: flags.log_decisions,
             traces,
             drain_timeout: flags.drain_timeout,
@@ -174,7 +216,22 @@ impl Settings {
 
     /// Whether the Kubernetes API is asked anything.
     pub fn needs_kubernetes(&self) -> bool {
-        matches!(self.endpoints, EndpointSource::Kubernetes(_))
+        let further = self.further_pools.iter().map(|pool| &pool.endpoints);
+        further.chain([&self.endpoints]).any(|source| matches!(source, EndpointSource::Kubernetes(_)))
+    }
+
+    /// What each pool is told, the first one first.
+    pub fn pools(&self) -> Vec<PoolSettings> {
+        let first = PoolSettings {
+            name: self.pool.clone().unwrap_or_default(),
+            authorities: self.authorities.clone(),
+            endpoints: self.endpoints.clone(),
+            scheduler: self.scheduler.clone(),
+            profiles: self.profiles.clone(),
+            policies: self.policies.clone(),
+            state: self.state.clone(),
+        };
+        [vec![first], self.further_pools.clone()].concat()
     }
 
     /// The scorers with their weights, as one line.
@@ -224,12 +281,35 @@ fn pool_name(flags: &Flags) -> Option<String> {
     Some(format!("{}/{name}", namespace(flags)))
 }
 
-fn namespace(flags: &Flags) -> String {
+pub(crate) fn namespace(flags: &Flags) -> String {
     let named = flags.pool_namespace.clone().or_else(|| std::env::var("NAMESPACE").ok());
     named.unwrap_or_else(|| "default".to_owned())
 }
 
-fn apply_flags(flags: &Flags, scheduler: &mut SchedulerConfig) {
+/// The pool of a server that has one.
+fn only_pool(
+    flags: &Flags,
+    endpoints: Option<Vec<Endpoint>>,
+    common: CommonSettings,
+) -> Result<PoolSettings, String> {
+    let CommonSettings { scheduler, profiles, policies } = common;
+    Ok(PoolSettings {
+        name: pool_name(flags).unwrap_or_default(),
+        authorities: Vec::new(),
+        endpoints: endpoint_source(flags, endpoints)?,
+        scheduler,
+        profiles,
+        policies,
+        state: state_settings(flags),
+    })
+}
+
+pub(crate) fn state_settings(flags: &Flags) -> Option<StateSettings> {
+    let path = flags.state_file.clone()?;
+    Some(StateSettings { path, interval: flags.state_interval, max_age: flags.state_max_age })
+}
+
+pub(crate) fn apply_flags(flags: &Flags, scheduler: &mut SchedulerConfig) {
     let metrics = &mut scheduler.metrics;
     if let Some(threshold) = flags.metrics_staleness_threshold {
         metrics.expire_seconds = threshold.as_secs_f64();

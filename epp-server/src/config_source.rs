@@ -11,6 +11,7 @@ use crate::endpoint_picker_config::{self, WrittenSaturation};
 use crate::flags::Flags;
 use crate::kv_events::KvEventSettings;
 use crate::policies::{ModelRewrite, WrittenPolicies};
+use crate::pool_config::PoolEntry;
 use crate::profiles::ProfileSettings;
 use crate::scrape::Scheme;
 
@@ -28,6 +29,8 @@ pub(crate) struct Configuration {
     /// Whether conformance tests say in a header where to route.
     pub(crate) serves_tests: bool,
     pub(crate) metrics_page: MetricsPage,
+    /// The pools, where the configuration is about several.
+    pub(crate) pools: Vec<PoolEntry>,
     /// Where engines publish their KV events.
     pub(crate) kv_events: KvEventSettings,
     /// What works otherwise than where the configuration was written for.
@@ -57,6 +60,8 @@ struct ConfigFile {
     model_rewrites: Vec<ModelRewrite>,
     /// The models that are served, where requests for others shall be refused.
     models: Option<Vec<String>>,
+    /// Several pools, each with its endpoints and its authorities.
+    pools: Vec<PoolEntry>,
     /// Where engines publish their KV events, where no flag says it.
     kv_events: KvEventSettings,
 }
@@ -70,7 +75,7 @@ pub(crate) fn configuration(flags: &Flags) -> Result<Configuration, String> {
         Some(text) if !text.trim().is_empty() => {
             parse(text).map_err(|error| format!("invalid configuration, {error}: `--config-text`"))
         }
-        _ => without_configuration(flags.pool_name.is_some()),
+        _ => without_configuration(flags.pool_name.is_some() || !flags.pool.is_empty()),
     }
 }
 
@@ -102,6 +107,7 @@ pub(crate) fn parse(text: &str) -> Result<Configuration, String> {
             model_rewrites: file.model_rewrites,
             served_models: file.models,
         },
+        pools: file.pools,
         kv_events: file.kv_events,
         ..Configuration::default()
     })

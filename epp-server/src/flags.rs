@@ -14,6 +14,7 @@ use crate::discovery::dns::DnsName;
 use crate::discovery::fixed::parse_endpoint;
 use crate::discovery::kubernetes::inference_pool::PoolGroup;
 use crate::kv_events::BindAddress;
+use crate::pool_config::{MetadataKey, PoolFlag};
 use crate::scrape::Scheme;
 
 /// How to serve.
@@ -102,6 +103,18 @@ pub struct Flags {
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..),
           help_heading = ENDPOINTS)]
     pub endpoint_target_ports: Vec<u16>,
+
+    /// One of several `InferencePools`, repeated: namespace/name=authority,*.domain…; what no authority fits is for the first
+    #[arg(long, value_name = "POOL", help_heading = ENDPOINTS)]
+    pub pool: Vec<PoolFlag>,
+
+    /// Request header that names the pool, where there are several
+    #[arg(long, value_name = "HEADER", help_heading = ENDPOINTS)]
+    pub pool_header: Option<String>,
+
+    /// The gateway's dynamic metadata that names it: namespace/key
+    #[arg(long, value_name = "KEY", help_heading = ENDPOINTS)]
+    pub pool_metadata: Option<MetadataKey>,
 
     /// `EndpointPickerConfig`, or YAML with `scheduler` and `endpoints`; flags go before it
     #[arg(long, value_name = "FILE", help_heading = CONFIGURATION, conflicts_with = "config_text")]

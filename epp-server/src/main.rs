@@ -75,7 +75,7 @@ fn say_what_was_built(settings: &Settings, server: &Server) -> Result<(), String
         version = p3sched::VERSION,
         pool = settings.pool,
         profile = settings.profile,
-        endpoints = server.pool().endpoints().len(),
+        endpoints = server.pools().map(|pool| pool.endpoints().len()).sum::<usize>(),
         endpoints_from = source,
         scorers = settings.scorers(),
         prefill_elsewhere = settings.profiles.prefill.as_ref().map(|prefill| prefill.decider.to_string()),

@@ -1,4 +1,4 @@
-//! The running server: four listeners and pollers over one scheduler, from start to drained.
+//! The running server: four listeners and pollers over the schedulers of one or more pools, from start to drained.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,18 +16,14 @@ use tonic::transport::server::Router as GrpcRouter;
 
 use crate::admin;
 use crate::admin::metrics::Metrics;
-use crate::admin::recorder::Recorder;
-use crate::config::{EndpointSource, Settings};
-use crate::discovery::dns::{Dns, Pace};
-use crate::discovery::{self, Pool, kubernetes};
-use crate::distrust;
+use crate::config::Settings;
+use crate::discovery::{Pool, kubernetes};
+use crate::ext_proc::pool_selection::Routers;
 use crate::ext_proc::router::Router;
 use crate::ext_proc::service::Service;
 use crate::health::{self, Conditions};
 use crate::kv_events::KvEvents;
-use crate::profiles::Profiles;
-use crate::scrape::Scraper;
-use crate::state_file::{StateFile, StateSettings};
+use crate::served_pool::ServedPool;
 use crate::tls::{self, ServedCertificate};
 use crate::traces::Traces;
 use crate::workers;
@@ -53,14 +49,10 @@ pub struct Server {
     metrics_port: TcpListener,
     certificate: Option<Arc<ServedCertificate>>,
     tls: Option<TlsAcceptor>,
-    router: Arc<Router>,
-    scraper: Arc<Scraper>,
+    routers: Arc<Routers>,
     kv_events: KvEvents,
-    dns: Option<Dns>,
-    state_files: Vec<Arc<StateFile>>,
-    pool: Arc<Pool>,
+    pools: Vec<ServedPool>,
     metrics: Arc<Metrics>,
-    recorder: Arc<Recorder>,
     traces: Option<Arc<Traces>>,
     kubernetes: Option<kube::Client>,
     settings: Settings,
@@ -73,33 +65,18 @@ impl Server {
     ///
     /// The message says what cannot work and what would be right.
     pub async fn bind(settings: Settings) -> Result<Self, String> {
-        let profiles = Profiles::new(settings.scheduler.clone(), settings.profiles.clone());
-        let pool = Arc::new(Pool::with_profiles(profiles.map_err(|error| error.to_string())?));
-        let endpoints = match &settings.endpoints {
-            EndpointSource::Fixed(endpoints) => endpoints.clone(),
-            EndpointSource::File(path) => discovery::file::read(path)?,
-            EndpointSource::Dns(..) | EndpointSource::Kubernetes(_) => Vec::new(),
-        };
-        let state_files = state_files(settings.state.as_ref(), pool.profiles())?;
-        pool.set(endpoints).map_err(|error| error.to_string())?;
-        pool.policies().set(settings.policies.clone());
         let metrics = Arc::new(Metrics::new());
-        let pool_name = settings.pool.as_deref().map_or("", |name| name.rsplit('/').next().unwrap_or(name));
-        metrics.watch_pool(Arc::clone(&pool), pool_name, settings.routing.saturation);
-        let recorder = Arc::new(Recorder::new(settings.log_decisions)?);
+        let serve = |pool| ServedPool::new(pool, &settings, &metrics);
+        let pools: Vec<ServedPool> = settings.pools().into_iter().map(serve).collect::<Result<_, _>>()?;
+        let named = pools.iter().map(|served| (served.label(pools.len()), Arc::clone(served.pool())));
+        metrics.watch_pools(named.collect(), settings.routing.saturation);
         let traces = settings.traces.as_ref().map(Traces::new).transpose()?.map(Arc::new);
-        let router =
-            Router::new(Arc::clone(&pool), Arc::clone(&metrics), Arc::clone(&recorder), settings.routing)
-                .with_traces(traces.clone());
+        let routers = Arc::new(routers(&pools, &settings, &metrics, traces.clone())?);
         let certificate = match settings.secure_serving {
             true => Some(Arc::new(ServedCertificate::new(settings.certificates.as_deref())?)),
             false => None,
         };
         let tls = certificate.clone().map(tls::server_config).transpose()?;
-        let dns = match &settings.endpoints {
-            EndpointSource::Dns(name, server) => Some(Dns::new(name.clone(), *server, Pace::default())?),
-            _ => None,
-        };
         let kubernetes = if settings.needs_kubernetes() { Some(kubernetes::connect().await?) } else { None };
         let address = settings.bind_address;
         let kv_event_port = match settings.kv_events.bind {
@@ -112,23 +89,15 @@ impl Server {
             metrics_port: listen(address, settings.metrics_port, "--metrics-port").await?,
             certificate,
             tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
-            router: Arc::new(router),
-            scraper: Arc::new(Scraper::new(
-                settings.scrape.clone(),
-                Arc::clone(&pool),
-                Arc::clone(&metrics),
-            )?),
-            dns,
-            state_files,
+            routers,
             kv_events: KvEvents::new(
                 settings.kv_events.clone(),
                 kv_event_port,
-                Arc::clone(&pool),
+                pools.iter().map(|served| Arc::clone(served.pool())).collect(),
                 Arc::clone(&metrics),
             ),
-            pool,
+            pools,
             metrics,
-            recorder,
             traces,
             kubernetes,
             settings,
@@ -145,9 +114,9 @@ impl Server {
         Ok([port(&self.grpc)?, port(&self.health)?, port(&self.metrics_port)?])
     }
 
-    /// The endpoints and their scheduler.
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
+    /// The endpoints of all pools, the first one first.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.iter().map(ServedPool::pool)
     }
 
     /// Serves until `stop` is done, then drains.
@@ -155,12 +124,11 @@ impl Server {
     /// # Errors
     ///
     /// A listener failed.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let (closing, closed) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let conditions = Conditions::default();
         let mut open = conditions.add();
-        self.follow_endpoints(&mut tasks, &conditions)?;
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (readiness, health) = health::service().await;
         let service = || {
@@ -171,23 +139,18 @@ impl Server {
         let serving = tasks.spawn(workers::serve(services, self.tls, self.grpc, closed.clone()));
         let health_services = vec![GrpcServer::builder().add_service(health)];
         tasks.spawn(workers::serve(health_services, None, self.health, closed));
-        let (metrics, pool) = (Arc::clone(&self.metrics), Arc::clone(&self.pool));
-        let routes = admin::routes(metrics, pool, self.recorder, self.settings.admin_access.clone())
+        let shown = self.pools.iter().map(ServedPool::shown).collect();
+        let routes = admin::routes(Arc::clone(&self.metrics), shown, self.settings.admin_access.clone())
             .into_make_service_with_connect_info::<SocketAddr>();
         tasks.spawn(async move {
             axum::serve(self.metrics_port, routes).await.map_err(|error| error.to_string())
         });
-        if let Some(dns) = self.dns {
-            follow(&mut tasks, dns.follow(Arc::clone(&self.pool)));
-        }
-        for file in &self.state_files {
-            follow(&mut tasks, Arc::clone(file).keep());
+        for served in &mut self.pools {
+            served.start(&mut tasks, self.kubernetes.as_ref(), &conditions)?;
         }
         if let Some(certificate) = self.certificate.filter(|_| self.settings.reload_certificates) {
             follow(&mut tasks, certificate.watch()?);
         }
-        follow(&mut tasks, distrust::watch(Arc::clone(&self.pool)));
-        follow(&mut tasks, self.scraper.run());
         follow(&mut tasks, self.kv_events.run());
         open.set(true);
         follow(&mut tasks, readiness.follow(conditions));
@@ -202,34 +165,17 @@ impl Server {
         tracing::info!(open_streams = self.metrics.open_streams(), "draining");
         open.set(false);
         drain(&self.metrics, self.settings.drain_timeout).await;
-        self.router.closing().begin();
+        self.routers.first().closing().begin();
         closing.send_replace(true);
         let _late = timeout(LAST_ANSWERS, until(|| serving.is_finished())).await;
-        let (refused, left_to_gateway) = self.router.closing().counts();
-        for file in self.state_files {
-            file.save().await;
+        let (refused, left_to_gateway) = self.routers.first().closing().counts();
+        for served in &self.pools {
+            served.save().await;
         }
         tracing::info!(refused, left_to_gateway, cut = self.metrics.open_streams(), "stopped");
         if let Some(traces) = self.traces {
             // It waits for its own thread, which needs this runtime.
             let _flushed = tokio::task::spawn_blocking(move || traces.shut_down()).await;
-        }
-        Ok(())
-    }
-
-    /// Keeps the endpoints at what a file or Kubernetes says.
-    fn follow_endpoints(
-        &self,
-        tasks: &mut JoinSet<Result<(), String>>,
-        conditions: &Conditions,
-    ) -> Result<(), String> {
-        let pool = Arc::clone(&self.pool);
-        match (&self.settings.endpoints, self.kubernetes.clone()) {
-            (EndpointSource::File(path), _) => follow(tasks, discovery::file::watch(path.clone(), pool)?),
-            (EndpointSource::Kubernetes(source), Some(client)) => {
-                follow(tasks, kubernetes::follow(client, source.clone(), pool, conditions.add()));
-            }
-            _ => {}
         }
         Ok(())
     }
@@ -242,25 +188,39 @@ impl Server {
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
             .http2_max_local_error_reset_streams(None)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .add_service(Service::server(Arc::clone(&self.router), self.settings.limits))
+            .add_service(Service::server(Arc::clone(&self.routers), self.settings.limits))
     }
 }
 
-/// One file for each scheduler: that for prefill has its own beside the named one.
-fn state_files(settings: Option<&StateSettings>, profiles: &Profiles) -> Result<Vec<Arc<StateFile>>, String> {
-    let Some(settings) = settings else { return Ok(Vec::new()) };
-    let mut files = vec![StateFile::open(settings.clone(), Arc::clone(profiles.scheduler()))?];
-    if let Some(scheduler) = profiles.prefill_scheduler() {
-        let mut path = settings.path.clone().into_os_string();
-        path.push(".prefill");
-        let settings = StateSettings { path: path.into(), ..settings.clone() };
-        files.push(StateFile::open(settings, Arc::clone(scheduler))?);
+/// One router for each pool.
+fn routers(
+    pools: &[ServedPool],
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    traces: Option<Arc<Traces>>,
+) -> Result<Routers, String> {
+    let (first, further) = pools.split_first().ok_or("a server needs a pool")?;
+    let (pool, recorder) = (Arc::clone(first.pool()), Arc::clone(first.recorder()));
+    let router = Router::new(pool, Arc::clone(metrics), recorder, settings.routing).with_traces(traces);
+    let router = Arc::new(router);
+    let mut routers = Routers::new(Arc::clone(&router), settings.named_by.clone());
+    if further.is_empty() {
+        return Ok(routers);
     }
-    Ok(files.into_iter().map(Arc::new).collect())
+    routers = routers.with_pool(&first.settings().name, &first.settings().authorities, &router);
+    for served in further {
+        let beside = router.beside(Arc::clone(served.pool()), Arc::clone(served.recorder()));
+        let settings = served.settings();
+        routers = routers.with_pool(&settings.name, &settings.authorities, &Arc::new(beside));
+    }
+    Ok(routers)
 }
 
 /// Runs what only its cancellation ends.
-fn follow(tasks: &mut JoinSet<Result<(), String>>, endless: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn follow(
+    tasks: &mut JoinSet<Result<(), String>>,
+    endless: impl Future<Output = ()> + Send + 'static,
+) {
     tasks.spawn(async move {
         endless.await;
         Ok(())

@@ -32,9 +32,11 @@ impl Scheduler {
         let mut out = snapshot::begin();
         out.extend(self.config.block_size_tokens.to_le_bytes());
         out.extend(self.config.bytes_per_token.to_le_bytes());
-        // Memory is asked for before picks have to wait.
+        // Memory is taken, and touched, before picks have to wait.
         let blocks = self.state.lock().index.stats().unique_blocks;
-        out.reserve(blocks.saturating_mul(RESERVED_BYTES));
+        let head = out.len();
+        out.resize(head + blocks.saturating_mul(RESERVED_BYTES), 0);
+        out.truncate(head);
         let state = self.state.lock();
         let known = state.pool.iter().map(|(slot, known)| (&known.endpoint.name, slot, known.rate));
         let awaited = state.awaited.iter().map(|awaited| (&awaited.name, awaited.slot, awaited.rate));

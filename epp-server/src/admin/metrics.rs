@@ -219,9 +219,9 @@ impl Metrics {
         }
     }
 
-    /// Adds what the scheduler knows of the endpoints of a pool with this name, and how near they are to these limits.
-    pub fn watch_pool(&self, pool: Arc<Pool>, name: &str, saturation: SaturationLimits) {
-        self.registry.write().register_collector(Box::new(PoolMetrics::new(pool, name, saturation)));
+    /// Adds what the scheduler knows of the endpoints of pools with different names, and how near they are to these limits.
+    pub fn watch_pools(&self, pools: Vec<(String, Arc<Pool>)>, saturation: SaturationLimits) {
+        self.registry.write().register_collector(Box::new(PoolMetrics::new(pools, saturation)));
     }
 
     /// The page, in the text format of `OpenMetrics`.

@@ -16,14 +16,14 @@ mod pool_metrics;
 pub mod recorder;
 mod request_metrics;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 
 use self::access::AccessRules;
 use self::metrics::Metrics;
@@ -33,27 +33,46 @@ use crate::discovery::Pool;
 /// What prometheus-client writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the routes read.
+/// A pool as the routes show it.
+pub struct ShownPool {
+    /// Empty for one without a name.
+    pub name: String,
+    /// Its endpoints.
+    pub pool: Arc<Pool>,
+    /// Its decisions.
+    pub recorder: Arc<Recorder>,
+}
+
+/// What the routes of a pool read.
 struct Admin {
-    metrics: Arc<Metrics>,
     pool: Arc<Pool>,
     recorder: Arc<Recorder>,
 }
 
 /// The routes of the admin port; to be served with the addresses of the peers, which the rules ask for.
-pub fn routes(metrics: Arc<Metrics>, pool: Arc<Pool>, recorder: Arc<Recorder>, rules: AccessRules) -> Router {
-    Router::new()
-        .merge(page::routes())
-        .nest("/api", api::routes())
-        .layer(from_fn_with_state(Arc::new(rules), access::check))
+///
+/// `/api` is of the first pool, `/api/pools/<name>` of each one that has a name.
+pub fn routes(metrics: Arc<Metrics>, pools: Vec<ShownPool>, rules: AccessRules) -> Router {
+    let names: Vec<String> = pools.iter().map(|shown| shown.name.clone()).collect();
+    let list = get(async || Json(BTreeMap::from([("pools", names)])));
+    let mut app = page::routes().route("/api/pools", list);
+    for (number, ShownPool { name, pool, recorder }) in pools.into_iter().enumerate() {
+        let api = api::routes().with_state(Arc::new(Admin { pool, recorder }));
+        if number == 0 {
+            app = app.nest("/api", api.clone());
+        }
+        if !name.is_empty() {
+            app = app.nest(&format!("/api/pools/{name}"), api);
+        }
+    }
+    app.layer(from_fn_with_state(Arc::new(rules), access::check))
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/metrics", get(metrics_page))
+        .route("/metrics", get(async move || metrics_page(&metrics)))
         .layer(map_response(page::with_security_headers))
-        .with_state(Arc::new(Admin { metrics, pool, recorder }))
 }
 
-async fn metrics_page(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.metrics.page() {
+fn metrics_page(metrics: &Metrics) -> Response {
+    match metrics.page() {
         Ok(page) => ([(header::CONTENT_TYPE, OPEN_METRICS)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -25,6 +25,7 @@ use p3sched::Endpoint;
 use tokio::time::sleep;
 
 use super::Pool;
+use crate::health::Condition;
 
 /// Time that a name server has for an answer, and how often it is asked.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -117,14 +118,18 @@ impl Dns {
         Ok(Self { name, resolver: builder.build().map_err(unusable)?, pace })
     }
 
-    /// Keeps the pool at what the name stands for until the task is dropped.
-    pub async fn follow(self, pool: Arc<Pool>) {
+    /// Keeps the pool at what the name stands for until the task is dropped; `resolved` holds from the first answer on.
+    pub async fn follow(self, pool: Arc<Pool>, mut resolved: Condition) {
         let mut retry = self.pace.shortest;
         let mut empty_since = None;
         let mut is_reported = false;
         loop {
             let name = &self.name.name;
-            let wait = match self.resolve().await {
+            let answer = self.resolve().await;
+            if answer.is_ok() {
+                resolved.set(true);
+            }
+            let wait = match answer {
                 Ok(found) if !found.endpoints.is_empty() => {
                     (retry, empty_since, is_reported) = (self.pace.shortest, None, false);
                     put(&pool, found.endpoints);

@@ -112,12 +112,12 @@ pub struct Router {
     metrics: Arc<Metrics>,
     recorder: Arc<Recorder>,
     traces: Option<Arc<Traces>>,
-    closing: Closing,
+    closing: Arc<Closing>,
     settings: RoutingSettings,
     next_without_scheduler: AtomicUsize,
     draws: AtomicU64,
     /// Bytes of the bodies that are gathered, of all requests together.
-    gathered: AtomicUsize,
+    gathered: Arc<AtomicUsize>,
 }
 
 impl Router {
@@ -133,11 +133,23 @@ impl Router {
             metrics,
             recorder,
             traces: None,
-            closing: Closing::default(),
+            closing: Arc::default(),
             settings,
             next_without_scheduler: AtomicUsize::new(0),
             draws: AtomicU64::new(0),
-            gathered: AtomicUsize::new(0),
+            gathered: Arc::default(),
+        }
+    }
+
+    /// A router over another pool of the same server: what bounds and counts requests is common to both.
+    #[must_use]
+    pub fn beside(&self, pool: Arc<Pool>, recorder: Arc<Recorder>) -> Self {
+        let traces = self.traces.clone();
+        let (closing, gathered) = (Arc::clone(&self.closing), Arc::clone(&self.gathered));
+        Self {
+            closing,
+            gathered,
+            ..Self::new(pool, Arc::clone(&self.metrics), recorder, self.settings).with_traces(traces)
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::messages::{read_hints, read_message, request_headers, write_answer};
+use super::pool_selection::Routers;
 use super::protocol::{Answer, Limits};
 use super::router::Router;
 use super::stream::RequestStream;
@@ -34,16 +35,16 @@ pub struct ServiceLimits {
     pub max_streams: usize,
 }
 
-/// Envoy's external processor over a router.
+/// Envoy's external processor over the routers of one or more pools.
 pub struct Service {
-    router: Arc<Router>,
+    routers: Arc<Routers>,
     limits: ServiceLimits,
 }
 
 impl Service {
     /// The gRPC service.
-    pub fn server(router: Arc<Router>, limits: ServiceLimits) -> ExternalProcessorServer<Self> {
-        ExternalProcessorServer::new(Self { router, limits })
+    pub fn server(routers: Arc<Routers>, limits: ServiceLimits) -> ExternalProcessorServer<Self> {
+        ExternalProcessorServer::new(Self { routers, limits })
             .max_decoding_message_size(limits.max_message_bytes)
             .max_encoding_message_size(usize::MAX)
     }
@@ -57,7 +58,7 @@ impl ExternalProcessor for Service {
         &self,
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Exchange>, Status> {
-        Ok(Response::new(Exchange::open(request.into_inner(), Arc::clone(&self.router), self.limits)))
+        Ok(Response::new(Exchange::open(request.into_inner(), Arc::clone(&self.routers), self.limits)))
     }
 }
 
@@ -66,6 +67,8 @@ impl ExternalProcessor for Service {
 /// There is no task and no channel per request; dropping it settles the request's booking.
 pub struct Exchange {
     inbound: Streaming<ProcessingRequest>,
+    /// Until the request's headers have said which pool it is for.
+    routers: Option<Arc<Routers>>,
     router: Arc<Router>,
     request: RequestStream,
     answers: VecDeque<Answer>,
@@ -81,11 +84,13 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    fn open(inbound: Streaming<ProcessingRequest>, router: Arc<Router>, limits: ServiceLimits) -> Self {
+    fn open(inbound: Streaming<ProcessingRequest>, routers: Arc<Routers>, limits: ServiceLimits) -> Self {
+        let router = Arc::clone(routers.first());
         let open = router.metrics().stream_opened();
         let server_end = Box::pin(router.closing().notified());
         let mut exchange = Self {
             inbound,
+            routers: Some(routers),
             router,
             request: RequestStream::new(limits.request),
             answers: VecDeque::new(),
@@ -105,6 +110,10 @@ impl Exchange {
     }
 
     fn on_message(&mut self, message: ProcessingRequest) {
+        if let Some(router) = self.routers.as_ref().and_then(|routers| routers.select(&message)) {
+            self.router = Arc::clone(router);
+            self.routers = None;
+        }
         if let Some(traces) = self.router.traces()
             && let Some(headers) = request_headers(&message)
         {

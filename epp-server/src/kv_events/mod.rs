@@ -31,7 +31,7 @@ const MAX_CONNECTIONS: usize = 8_192;
 /// Pauses between two attempts to connect to an engine: from the first to the last, doubling.
 const RECONNECT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
-/// Reads the events of all endpoints of a pool.
+/// Reads the events of all endpoints of one or more pools.
 pub struct KvEvents {
     settings: KvEventSettings,
     listener: Option<TcpListener>,
@@ -43,11 +43,11 @@ impl KvEvents {
     pub fn new(
         settings: KvEventSettings,
         listener: Option<TcpListener>,
-        pool: Arc<Pool>,
+        pools: Vec<Arc<Pool>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let reader = Reader {
-            pool,
+            pools: pools.into(),
             metrics,
             topic: settings.topic.as_str().into(),
             replay_port: settings.replay_port,
@@ -55,7 +55,7 @@ impl KvEvents {
         Self { settings, listener, reader }
     }
 
-    /// Reads until the task is dropped, and follows the changes of the pool.
+    /// Reads until the task is dropped, and follows the changes of the pools.
     pub async fn run(self) {
         let Self { settings, listener, reader } = self;
         let accept = async {
@@ -64,34 +64,40 @@ impl KvEvents {
                 None => std::future::pending().await,
             }
         };
-        let connect = async {
-            match settings.port {
-                Some(port) => follow_pool(&settings, port, &reader).await,
-                None => std::future::pending().await,
+        let mut following = JoinSet::new();
+        if let Some(port) = settings.port {
+            for pool in &*reader.pools {
+                following.spawn(follow_pool(Arc::clone(pool), settings.clone(), port, reader.clone()));
             }
-        };
-        tokio::join!(accept, connect);
+        }
+        accept.await;
     }
 }
 
 /// What every connection needs.
 #[derive(Clone)]
 struct Reader {
-    pool: Arc<Pool>,
+    pools: Arc<[Arc<Pool>]>,
     metrics: Arc<Metrics>,
     topic: Arc<str>,
     replay_port: Option<u16>,
 }
 
 impl Reader {
-    fn stream(&self, endpoint: &Arc<str>, rank: u32, replay: Option<SocketAddr>) -> EventStream {
-        EventStream::new(
-            Arc::clone(&self.pool),
-            Arc::clone(&self.metrics),
-            Arc::clone(endpoint),
-            rank,
-            replay,
-        )
+    /// The endpoint of a topic and the pool that it belongs to.
+    fn endpoint(&self, topic: &Topic<'_>, rank: u32) -> Option<(&Arc<Pool>, Arc<str>)> {
+        self.pools.iter().find_map(|pool| Some((pool, topic.endpoint(&pool.endpoints(), rank)?)))
+    }
+
+    fn stream(
+        &self,
+        pool: &Arc<Pool>,
+        endpoint: &Arc<str>,
+        rank: u32,
+        replay: Option<SocketAddr>,
+    ) -> EventStream {
+        let (pool, metrics) = (Arc::clone(pool), Arc::clone(&self.metrics));
+        EventStream::new(pool, metrics, Arc::clone(endpoint), rank, replay)
     }
 
     /// Reads from an engine that has connected; its topics and batches say which endpoint and rank it is.
@@ -113,22 +119,22 @@ impl Reader {
                 self.metrics.kv_event_batch("unknown_topic");
                 continue;
             };
-            let Some(endpoint) = topic.endpoint(&self.pool.endpoints(), batch.rank) else {
+            let Some((pool, endpoint)) = self.endpoint(&topic, batch.rank) else {
                 self.metrics.kv_event_batch("unknown_endpoint");
                 continue;
             };
-            self.pool.learn_model(&endpoint, topic.model);
+            pool.learn_model(&endpoint, topic.model);
             let stream = streams.entry((endpoint, batch.rank)).or_insert_with_key(|(endpoint, rank)| {
-                self.stream(endpoint, *rank, offset_address(endpoint, self.replay_port, *rank))
+                self.stream(pool, endpoint, *rank, offset_address(endpoint, self.replay_port, *rank))
             });
             stream.take(&batch).await;
         }
     }
 
     /// Reads from an engine's own port, and connects again whenever the connection ends.
-    async fn read_publisher(self, publisher: Publisher) {
+    async fn read_publisher(self, pool: Arc<Pool>, publisher: Publisher) {
         let Publisher { endpoint, rank, events, replay } = publisher;
-        let mut stream = self.stream(&endpoint, rank, replay);
+        let mut stream = self.stream(&pool, &endpoint, rank, replay);
         let [first_pause, longest_pause] = RECONNECT;
         let mut pause = first_pause;
         let mut is_reported = false;
@@ -137,7 +143,7 @@ impl Reader {
                 Ok(connection) => {
                     tracing::info!(%endpoint, address = %events, "KV events are read");
                     (pause, is_reported) = (first_pause, false);
-                    self.read_connected(connection, &mut stream).await
+                    self.read_connected(connection, &pool, &mut stream).await
                 }
                 Err(error) => error,
             };
@@ -150,7 +156,12 @@ impl Reader {
         }
     }
 
-    async fn read_connected(&self, mut connection: Connection, stream: &mut EventStream) -> ZmtpError {
+    async fn read_connected(
+        &self,
+        mut connection: Connection,
+        pool: &Pool,
+        stream: &mut EventStream,
+    ) -> ZmtpError {
         if let Err(error) = connection.subscribe(&self.topic).await {
             return error;
         }
@@ -165,7 +176,7 @@ impl Reader {
                 continue;
             };
             if let Some(topic) = Topic::read(message.topic) {
-                self.pool.learn_model(stream.endpoint(), topic.model);
+                pool.learn_model(stream.endpoint(), topic.model);
             }
             if let Some(batch) = stream.decode(&message) {
                 stream.take(&batch).await;
@@ -199,13 +210,13 @@ async fn accept(listener: TcpListener, reader: Reader) {
     }
 }
 
-async fn follow_pool(settings: &KvEventSettings, port: u16, reader: &Reader) {
-    let mut endpoints = reader.pool.watch();
+async fn follow_pool(pool: Arc<Pool>, settings: KvEventSettings, port: u16, reader: Reader) {
+    let mut endpoints = pool.watch();
     endpoints.mark_changed();
     let mut tasks = JoinSet::new();
     let mut running: HashMap<Publisher, AbortHandle> = HashMap::new();
     while endpoints.changed().await.is_ok() {
-        let current = publishers(&endpoints.borrow_and_update(), settings, port);
+        let current = publishers(&endpoints.borrow_and_update(), &settings, port);
         running.retain(|publisher, task| {
             let stays = current.contains(publisher);
             if !stays {
@@ -215,7 +226,7 @@ async fn follow_pool(settings: &KvEventSettings, port: u16, reader: &Reader) {
         });
         for publisher in current {
             running.entry(publisher).or_insert_with_key(|publisher| {
-                tasks.spawn(reader.clone().read_publisher(publisher.clone()))
+                tasks.spawn(reader.clone().read_publisher(Arc::clone(&pool), publisher.clone()))
             });
         }
         while tasks.try_join_next().is_some() {}

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epp_server::admin;
 use epp_server::admin::access::AccessRules;
 use epp_server::admin::metrics::Metrics;
 use epp_server::admin::recorder::{LOG_TARGET, Recorder};
+use epp_server::admin::{self, ShownPool};
 use epp_server::clock;
+use epp_server::discovery::Pool;
 use epp_server::ext_proc::router::{Query, Router, RoutingSettings};
 use epp_server::server::Server;
 use p3sched::Outcome;
@@ -88,6 +89,10 @@ impl Admin {
 fn serve(listener: TcpListener, routes: axum::Router) {
     let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async { axum::serve(listener, routes).await });
+}
+
+fn shown(pool: Arc<Pool>, recorder: Arc<Recorder>) -> Vec<ShownPool> {
+    vec![ShownPool { name: String::new(), pool, recorder }]
 }
 
 fn chat(content: &str) -> String {
@@ -198,7 +203,7 @@ async fn decisions_are_kept_with_their_reason_and_their_end() {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = Admin { port: listener.local_addr().unwrap().port() };
-    serve(listener, admin::routes(metrics, pool, recorder, AccessRules::default()));
+    serve(listener, admin::routes(metrics, shown(pool, recorder), AccessRules::default()));
 
     let head = RequestHead { path: "/v1/chat/completions".to_owned(), ..RequestHead::default() };
     let body = chat(SECRET);
@@ -242,7 +247,7 @@ async fn the_history_shows_whole_seconds() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = Admin { port: listener.local_addr().unwrap().port() };
     let recorder = Arc::new(recorder);
-    serve(listener, admin::routes(Arc::new(Metrics::new()), pool, recorder, AccessRules::default()));
+    serve(listener, admin::routes(Arc::new(Metrics::new()), shown(pool, recorder), AccessRules::default()));
     let mut history = admin.get("/api/history").await.json();
     while history["seconds"].as_array().unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use epp_server::discovery::Pool;
 use epp_server::discovery::dns::{Dns, Pace};
+use epp_server::health::Conditions;
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{A, AAAA, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
@@ -98,7 +99,7 @@ fn follow(name: &str, server: &NameServer, grace: Duration) -> Arc<Pool> {
     let [shortest, longest] = [5, 20].map(Duration::from_millis);
     let dns =
         Dns::new(name.parse().unwrap(), Some(server.address), Pace { shortest, longest, grace }).unwrap();
-    tokio::spawn(dns.follow(Arc::clone(&pool)));
+    tokio::spawn(dns.follow(Arc::clone(&pool), Conditions::default().add()));
     pool
 }
 

@@ -91,7 +91,8 @@ impl Picker {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let listener = settings.port.is_none().then_some(listener);
-        let events = KvEvents::new(settings, listener, Arc::clone(&picker.pool), Arc::clone(&picker.metrics));
+        let events =
+            KvEvents::new(settings, listener, vec![Arc::clone(&picker.pool)], Arc::clone(&picker.metrics));
         tokio::spawn(events.run());
         (picker, port)
     }

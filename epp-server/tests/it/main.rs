@@ -27,6 +27,8 @@ mod monitoring;
 #[cfg(test)]
 mod policies;
 #[cfg(test)]
+mod pools;
+#[cfg(test)]
 mod privacy;
 #[cfg(test)]
 mod published;

@@ -11,10 +11,13 @@ const PATIENCE = 5000;
 // Seconds that the summary tells of.
 const RECENT = 10;
 
+// The pool that is shown; empty for the first one.
+let pool = '';
+
 const byId = (id) => document.getElementById(id);
 
 async function ask(path, options = {}) {
-  const response = await fetch(path, { signal: AbortSignal.timeout(PATIENCE), ...options });
+  const response = await fetch(pool ? path.replace('api/', `api/pools/${pool}/`) : path, { signal: AbortSignal.timeout(PATIENCE), ...options });
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.message);
   return answer;
@@ -83,6 +86,22 @@ async function explain(event) {
 }
 
 byId('explain').addEventListener('submit', explain);
+
+// One pool needs no choice.
+async function offerPools() {
+  const { pools } = await ask('api/pools');
+  if (pools.length < 2) return;
+  const select = byId('pool');
+  select.replaceChildren(...pools.map((name) => new Option(name)));
+  select.addEventListener('change', () => {
+    pool = select.value;
+    decisions.startAgain();
+    byId('explain-result').replaceChildren();
+    update();
+  });
+  byId('pools').hidden = false;
+}
+offerPools().catch(() => {});
 
 // A page that nobody sees asks for nothing.
 async function run() {
