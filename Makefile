@@ -12,7 +12,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: envoy-setup $(if $(filter vllm,$(ENGINE)),vllm-setup) ## Round robin beside p3sched through a real Envoy (ENGINE=simulator or vllm)
@@ -42,6 +42,10 @@ bench: envoy-setup c-setup python-bench-setup node-setup ## Figures beside the p
 .PHONY: replay
 replay: ## Every claim about routing in simulated time, into target/replay/summary.json (MOONCAKE_TRACE=FILE for the real trace)
 	$(CARGO) run --release -p p3sched-replay -- goals --output target/replay/summary.json
+
+.PHONY: replay-sweeps
+replay-sweeps: ## Every default number varied around its default, a page with charts into target/replay/sweeps
+	$(CARGO) run --release -p p3sched-replay -- sweeps --output target/replay/sweeps
 
 .PHONY: fuzz
 fuzz: ## Feed every reader of foreign bytes with generated input, 60 s each

@@ -7,6 +7,8 @@
 //! 5. [`result`]: what happened to every request, and what follows from it; [`comparison`]: many replays side by side;
 //!    [`figure`]: values with the goals that they have to reach; [`goals`]: what the scheduler's default has to reach;
 //!    [`report`]: a page for people.
+//! 6. [`what_if`]: how many replicas are needed; [`tune`]: which weights serve a goal best; [`sweep`]: whether the
+//!    scheduler's default numbers are good ones.
 //!
 //! The same trace, options and seed give the same results, to the nanosecond.
 
@@ -20,7 +22,10 @@ pub mod policy;
 pub mod report;
 pub mod result;
 pub mod simulation;
+pub mod sweep;
 pub mod trace;
+pub mod tune;
+pub mod what_if;
 pub mod workload;
 
 pub use error::Error;

@@ -20,12 +20,21 @@ enum Command {
     Run(Box<command::run::Arguments>),
     /// Measure everything that the scheduler's default has to reach
     Goals(command::goals::Arguments),
+    /// Answer how many replicas are needed, and what routing by prefix saves
+    WhatIf(Box<command::what_if::Arguments>),
+    /// Search weights and load gate for a goal
+    Tune(Box<command::tune::Arguments>),
+    /// Justify every default number of the scheduler's configuration
+    Sweeps(command::sweeps::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => command::run::run(&arguments),
         Command::Goals(arguments) => command::goals::run(&arguments),
+        Command::WhatIf(arguments) => command::what_if::run(&arguments),
+        Command::Tune(arguments) => command::tune::run(&arguments),
+        Command::Sweeps(arguments) => command::sweeps::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

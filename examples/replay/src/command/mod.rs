@@ -3,8 +3,16 @@
 pub(crate) mod goals;
 pub(crate) mod run;
 mod setup;
+pub(crate) mod sweeps;
+pub(crate) mod tune;
+pub(crate) mod what_if;
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// What was asked for, to be asked again.
+fn command_line() -> String {
+    std::iter::once("replay".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
+}
 
 /// A bar that counts requests.
 fn progress_bar(requests: u64) -> anyhow::Result<ProgressBar> {

@@ -14,8 +14,8 @@ use p3sched_replay::report::{About, Shown, of_policies};
 use p3sched_replay::result::Summary;
 use rayon::prelude::*;
 
-use super::progress_bar;
 use super::setup::{Setup, Source, parse_counts};
+use super::{command_line, progress_bar};
 
 /// Compares policies on a trace or a made-up workload: a table, and `summary.json` for programs.
 ///
@@ -82,8 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let compared = compare(&input, &cases, arguments.seeds, &|done| bar.inc(done))?;
     bar.finish_and_clear();
     println!("{}", table(&compared));
-    let command =
-        std::iter::once("replay".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
+    let command = command_line();
     figure::write(&arguments.output, &figures(&compared, &command))?;
     println!("summary: {}", arguments.output.display());
     if let Some(file) = &arguments.report {

@@ -9,14 +9,18 @@ pub mod format;
 mod page;
 mod policies;
 mod policy;
+mod sweeps;
 #[cfg(test)]
 mod tests;
+mod what_if;
 
 use serde::Serialize;
 
 use chart::Chart;
 
 pub use policies::{About, Shown, of_policies};
+pub use sweeps::{meaning as meaning_of_sweeps, of_sweeps, sentence, value_text};
+pub use what_if::of_answers;
 
 /// A page.
 #[derive(Debug, Clone, PartialEq, Serialize)]

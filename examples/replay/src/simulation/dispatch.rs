@@ -145,6 +145,9 @@ impl<'a> Dispatcher<'a> {
     }
 
     pub(super) fn complete(&self, pick: &Pick, success: bool, cached_tokens: u32, now: u64) {
+        if !self.feedback.ends {
+            return;
+        }
         for (scheduler, id) in self.known(pick) {
             let cached_tokens = (success && self.feedback.cached_tokens).then_some(cached_tokens);
             let _ = scheduler.complete(id, Outcome { success, cached_tokens, ..Outcome::default() }, now);
@@ -165,7 +168,8 @@ impl<'a> Dispatcher<'a> {
         metrics.kv_cache_utilization = Some(report.kv_usage);
         metrics.block_size_tokens = Some(self.trace.block_tokens);
         if let Some(replica) = self.options.replicas.get(replica) {
-            metrics.block_count = Some(replica.engine.blocks(self.trace.block_tokens) as u64);
+            let blocks = replica.engine.blocks(self.trace.block_tokens) as u64;
+            metrics.block_count = self.feedback.capacity.then_some(blocks);
             metrics.max_adapters = Some(replica.engine.max_adapters as u32);
         }
         metrics.running_adapters = names(&report.running_adapters);

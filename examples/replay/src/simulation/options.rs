@@ -50,7 +50,7 @@ impl Options {
             repeat: 1,
             schedulers: Schedulers { count: 1, sharing: Sharing::Private },
             scrape: Scrape { period: 0.05, delay: 0.0 },
-            feedback: Feedback { first_tokens: true, cached_tokens: true },
+            feedback: Feedback { first_tokens: true, cached_tokens: true, ends: true, capacity: true },
             session_keys: false,
             failures: Vec::new(),
             restarts: Vec::new(),
@@ -128,6 +128,10 @@ pub struct Feedback {
     pub first_tokens: bool,
     /// Whether answers say how many tokens were cached.
     pub cached_tokens: bool,
+    /// Whether the ends of answers are reported.
+    pub ends: bool,
+    /// Whether engines' metrics say how large their KV caches are.
+    pub capacity: bool,
 }
 
 /// A replica that fails: its requests are sent to another one, and nobody listens until it is back with an empty cache.
