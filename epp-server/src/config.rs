@@ -20,6 +20,7 @@ use crate::ext_proc::router::RoutingSettings;
 use crate::ext_proc::service::ServiceLimits;
 use crate::flags::{Flags, LoadGate};
 use crate::kv_events::KvEventSettings;
+use crate::leader_election::ElectionSettings;
 use crate::metric_names::WrittenNames;
 use crate::policies::WrittenPolicies;
 use crate::pool_config;
@@ -99,6 +100,10 @@ pub struct Settings {
     pub reload_certificates: bool,
     /// Where endpoints come from.
     pub endpoints: EndpointSource,
+    /// Which lease the server needs to be ready, if there are several for the pool.
+    pub election: Option<ElectionSettings>,
+    /// Whether the Kubernetes API is asked who may read the metrics.
+    pub metrics_endpoint_auth: bool,
     /// What said how they are picked.
     pub profile: String,
     /// How they are picked.
@@ -134,7 +139,6 @@ impl Settings {
     ///
     /// The message names what cannot be read or cannot work, in a file with line and column.
     pub fn from_flags(flags: Flags) -> Result<Self, String> {
-        refuse_what_is_not_built(&flags)?;
         let configuration = configuration(&flags)?;
         let routing = routing_settings(&flags, &configuration);
         let Configuration {
@@ -163,6 +167,7 @@ impl Settings {
         if flags.enable_cert_reload && flags.cert_path.is_none() {
             return Err(NO_CERTIFICATE.to_owned());
         }
+        let election = flags.ha_enable_leader_election.then(|| election(&flags, &first.name));
         let reload_certificates = flags.enable_cert_reload && flags.secure_serving;
         notes.extend(flags.without_effect().map(|flag| format!("`{flag}` has no effect in this server")));
         if flags.enable_cert_reload && !flags.secure_serving {
@@ -189,6 +194,8 @@ impl Settings {
             secure_serving: flags.secure_serving,
             certificates: flags.cert_path,
             reload_certificates,
+            election,
+            metrics_endpoint_auth: flags.metrics_endpoint_auth,
             endpoints: first.endpoints,
             profile,
             scheduler: first.scheduler,
@@ -217,7 +224,10 @@ impl Settings {
     /// Whether the Kubernetes API is asked anything.
     pub fn needs_kubernetes(&self) -> bool {
         let further = self.further_pools.iter().map(|pool| &pool.endpoints);
-        further.chain([&self.endpoints]).any(|source| matches!(source, EndpointSource::Kubernetes(_)))
+        let mut sources = further.chain([&self.endpoints]);
+        sources.any(|source| matches!(source, EndpointSource::Kubernetes(_)))
+            || self.election.is_some()
+            || self.metrics_endpoint_auth
     }
 
     /// What each pool is told, the first one first.
@@ -252,29 +262,6 @@ const PORTS_ALONE: &str =
 const NO_AUTHORITIES: &str = "certificates of https metrics cannot be checked; hint: name the authorities with `--model-server-metrics-ca-cert`";
 const NO_CERTIFICATE: &str = "there is no certificate to reload; hint: name its folder with `--cert-path`, or leave out `--enable-cert-reload`";
 
-/// Refuses the flags of the reference picker whose meaning this version does not have.
-fn refuse_what_is_not_built(flags: &Flags) -> Result<(), String> {
-    for (given, what, hint, flag) in [
-        (
-            flags.ha_enable_leader_election,
-            "leader election",
-            "run one replica of this server",
-            "--ha-enable-leader-election",
-        ),
-        (
-            flags.metrics_endpoint_auth,
-            "authentication of the metrics page",
-            "restrict who reaches `--metrics-port` by a NetworkPolicy and pass `=false`",
-            "--metrics-endpoint-auth",
-        ),
-    ] {
-        if given {
-            return Err(format!("this version does not have {what}; hint: {hint}: `{flag}`"));
-        }
-    }
-    Ok(())
-}
-
 /// `namespace/name` of the pool that the server was started for.
 fn pool_name(flags: &Flags) -> Option<String> {
     let name = flags.pool_name.as_ref()?;
@@ -307,6 +294,22 @@ fn only_pool(
 pub(crate) fn state_settings(flags: &Flags) -> Option<StateSettings> {
     let path = flags.state_file.clone()?;
     Some(StateSettings { path, interval: flags.state_interval, max_age: flags.state_max_age })
+}
+
+/// In a pod its name is unique; elsewhere the process and its start are.
+fn election(flags: &Flags, first_pool: &str) -> ElectionSettings {
+    let pod = std::env::var("POD_NAME").ok();
+    let (namespace, pool) = match first_pool.rsplit_once('/') {
+        Some((namespace, pool)) => (namespace.to_owned(), pool.to_owned()),
+        None => {
+            // A pod of a Deployment is called after it, with two more parts.
+            let deployment = pod.as_deref().and_then(|pod| pod.rsplitn(3, '-').nth(2));
+            (namespace(flags), deployment.unwrap_or("epp").to_owned())
+        }
+    };
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "epp".to_owned());
+    let identity = pod.unwrap_or_else(|| format!("{host}_{}_{}", std::process::id(), clock::now()));
+    ElectionSettings { namespace, pool, identity }
 }
 
 pub(crate) fn apply_flags(flags: &Flags, scheduler: &mut SchedulerConfig) {

@@ -45,6 +45,12 @@ pub struct Flags {
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = PORTS)]
     pub admin_host: Vec<String>,
 
+    /// Ask the Kubernetes API whether a token may read /metrics (`TokenReview`, `SubjectAccessReview`); the reference picker
+    /// does so unless it is told not to
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = PORTS)]
+    pub metrics_endpoint_auth: bool,
+
     /// Address that all ports listen on [default: every address, IPv6 and IPv4]
     #[arg(long, value_name = "IP", help_heading = PORTS)]
     pub bind_address: Option<IpAddr>,
@@ -115,6 +121,11 @@ pub struct Flags {
     /// The gateway's dynamic metadata that names it: namespace/key
     #[arg(long, value_name = "KEY", help_heading = ENDPOINTS)]
     pub pool_metadata: Option<MetadataKey>,
+
+    /// Be ready only while holding the pool's lease, of which several servers seek one
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = ENDPOINTS)]
+    pub ha_enable_leader_election: bool,
 
     /// `EndpointPickerConfig`, or YAML with `scheduler` and `endpoints`; flags go before it
     #[arg(long, value_name = "FILE", help_heading = CONFIGURATION, conflicts_with = "config_text")]
@@ -282,16 +293,6 @@ pub struct Flags {
           default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = LOG)]
     pub tracing: bool,
 
-    /// Serve from one of several replicas of this server
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
-    pub ha_enable_leader_election: bool,
-
-    /// Ask Kubernetes who may read the metrics
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = UNBUILT)]
-    pub metrics_endpoint_auth: bool,
-
     /// Serve a profiler
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = NO_EFFECT)]
@@ -337,7 +338,6 @@ const KV_EVENTS: &str = "KV events of the replicas, as in tcp://*:5557; none are
 const STATE: &str = "State";
 const LIMITS: &str = "Limits";
 const LOG: &str = "Log";
-const UNBUILT: &str = "Not in this version: refused at start, switches may be false";
 const NO_EFFECT: &str = "Of the reference picker, without effect here, which the log says at start";
 
 const AFTER_HELP: &str = "\

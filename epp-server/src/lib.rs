@@ -20,6 +20,7 @@ mod folder_watch;
 pub mod health;
 pub mod kv_events;
 pub mod label_selector;
+pub mod leader_election;
 mod metric_names;
 pub mod policies;
 pub mod pool_config;

@@ -102,7 +102,8 @@ impl ServedPool {
             follow(tasks, discovery::file::watch(path.clone(), pool())?);
         }
         if let (EndpointSource::Kubernetes(source), Some(client)) = (&self.settings.endpoints, kubernetes) {
-            follow(tasks, kubernetes::follow(client.clone(), source.clone(), pool(), conditions.add()));
+            let (source, configured) = (source.clone(), self.settings.policies.clone());
+            follow(tasks, kubernetes::follow(client.clone(), source, pool(), configured, conditions.add()));
         }
         if let Some(dns) = self.dns.take() {
             follow(tasks, dns.follow(pool(), conditions.add()));

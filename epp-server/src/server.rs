@@ -16,6 +16,7 @@ use tonic::transport::server::Router as GrpcRouter;
 
 use crate::admin;
 use crate::admin::metrics::Metrics;
+use crate::admin::review::Reviewer;
 use crate::config::Settings;
 use crate::discovery::{Pool, kubernetes};
 use crate::ext_proc::pool_selection::Routers;
@@ -23,6 +24,7 @@ use crate::ext_proc::router::Router;
 use crate::ext_proc::service::Service;
 use crate::health::{self, Conditions};
 use crate::kv_events::KvEvents;
+use crate::leader_election;
 use crate::served_pool::ServedPool;
 use crate::tls::{self, ServedCertificate};
 use crate::traces::Traces;
@@ -129,6 +131,10 @@ impl Server {
         let mut tasks = JoinSet::new();
         let conditions = Conditions::default();
         let mut open = conditions.add();
+        let (resigning, resigns) = watch::channel(false);
+        if let (Some(client), Some(election)) = (self.kubernetes.clone(), self.settings.election.clone()) {
+            follow(&mut tasks, leader_election::run(client, election, conditions.add(), resigns));
+        }
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (readiness, health) = health::service().await;
         let service = || {
@@ -140,7 +146,10 @@ impl Server {
         let health_services = vec![GrpcServer::builder().add_service(health)];
         tasks.spawn(workers::serve(health_services, None, self.health, closed));
         let shown = self.pools.iter().map(ServedPool::shown).collect();
-        let routes = admin::routes(Arc::clone(&self.metrics), shown, self.settings.admin_access.clone())
+        let reviewer =
+            self.kubernetes.clone().filter(|_| self.settings.metrics_endpoint_auth).map(Reviewer::new);
+        let rules = self.settings.admin_access.clone();
+        let routes = admin::routes(Arc::clone(&self.metrics), shown, rules, reviewer)
             .into_make_service_with_connect_info::<SocketAddr>();
         tasks.spawn(async move {
             axum::serve(self.metrics_port, routes).await.map_err(|error| error.to_string())
@@ -164,6 +173,7 @@ impl Server {
         }
         tracing::info!(open_streams = self.metrics.open_streams(), "draining");
         open.set(false);
+        resigning.send_replace(true);
         drain(&self.metrics, self.settings.drain_timeout).await;
         self.routers.first().closing().begin();
         closing.send_replace(true);

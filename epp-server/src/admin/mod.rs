@@ -5,6 +5,7 @@
 //! - `api`: both, the endpoints, the index and the configuration as JSON below `/api`.
 //! - `page`: the same for people, at `/`.
 //! - [`access`]: who may see the last two.
+//! - [`review`]: who may read anything, if the Kubernetes API is asked.
 
 pub mod access;
 mod api;
@@ -15,6 +16,7 @@ mod page;
 mod pool_metrics;
 pub mod recorder;
 mod request_metrics;
+pub mod review;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use axum::{Json, Router};
 use self::access::AccessRules;
 use self::metrics::Metrics;
 use self::recorder::Recorder;
+use self::review::Reviewer;
 use crate::discovery::Pool;
 
 /// What prometheus-client writes.
@@ -52,7 +55,12 @@ struct Admin {
 /// The routes of the admin port; to be served with the addresses of the peers, which the rules ask for.
 ///
 /// `/api` is of the first pool, `/api/pools/<name>` of each one that has a name.
-pub fn routes(metrics: Arc<Metrics>, pools: Vec<ShownPool>, rules: AccessRules) -> Router {
+pub fn routes(
+    metrics: Arc<Metrics>,
+    pools: Vec<ShownPool>,
+    rules: AccessRules,
+    reviewer: Option<Reviewer>,
+) -> Router {
     let names: Vec<String> = pools.iter().map(|shown| shown.name.clone()).collect();
     let list = get(async || Json(BTreeMap::from([("pools", names)])));
     let mut app = page::routes().route("/api/pools", list);
@@ -66,8 +74,9 @@ pub fn routes(metrics: Arc<Metrics>, pools: Vec<ShownPool>, rules: AccessRules) 
         }
     }
     app.layer(from_fn_with_state(Arc::new(rules), access::check))
-        .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(async move || metrics_page(&metrics)))
+        .layer(from_fn_with_state(reviewer.map(Arc::new), review::check))
+        .route("/healthz", get(|| async { "ok\n" }))
         .layer(map_response(page::with_security_headers))
 }
 

@@ -203,7 +203,7 @@ async fn decisions_are_kept_with_their_reason_and_their_end() {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = Admin { port: listener.local_addr().unwrap().port() };
-    serve(listener, admin::routes(metrics, shown(pool, recorder), AccessRules::default()));
+    serve(listener, admin::routes(metrics, shown(pool, recorder), AccessRules::default(), None));
 
     let head = RequestHead { path: "/v1/chat/completions".to_owned(), ..RequestHead::default() };
     let body = chat(SECRET);
@@ -247,7 +247,10 @@ async fn the_history_shows_whole_seconds() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = Admin { port: listener.local_addr().unwrap().port() };
     let recorder = Arc::new(recorder);
-    serve(listener, admin::routes(Arc::new(Metrics::new()), shown(pool, recorder), AccessRules::default()));
+    serve(
+        listener,
+        admin::routes(Arc::new(Metrics::new()), shown(pool, recorder), AccessRules::default(), None),
+    );
     let mut history = admin.get("/api/history").await.json();
     while history["seconds"].as_array().unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use epp_server::check_config;
-use epp_server::config::Settings;
+use epp_server::config::{EndpointSource, Settings};
+use epp_server::discovery::kubernetes::inference_pool::PoolGroup;
+use epp_server::discovery::kubernetes::{KubernetesSource, PodSource};
 use epp_server::flags::{CommandLine, LogFormat, LogLevel};
 use epp_server::scrape::Scheme;
 
@@ -213,17 +215,37 @@ fn without_a_configuration_the_start_decides_what_runs() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_with_what_to_use() {
-    for (argument, parts) in [
-        ("--ha-enable-leader-election", &["leader election", "one replica"][..]),
-        ("--metrics-endpoint-auth=true", &["metrics page", "NetworkPolicy"]),
-        ("--enable-cert-reload", &["--cert-path"]),
+fn what_cannot_work_is_refused_with_what_to_use() {
+    let labels = "--endpoint-selector=app=vllm";
+    for (arguments, parts) in [
+        (&[REPLICAS, "--enable-cert-reload"][..], &["--cert-path"][..]),
+        (&[labels], &["1 to 8 ports", "--endpoint-target-ports", "`app=vllm`"]),
+        (&[labels, "--endpoint-target-ports=1,2,3,4,5,6,7,8,9"], &["1 to 8 ports"]),
+        (&[labels, "--endpoint-target-ports=8000", "--pool-name=llama"], &["either `--pool-name`"]),
+        (&["--endpoint-target-ports=8000"], &["--endpoint-selector"]),
     ] {
-        let error = settings(&[argument, REPLICAS]).unwrap_err();
+        let error = settings(arguments).unwrap_err();
         for part in parts {
-            assert!(error.contains(part), "{argument}: {error}");
+            assert!(error.contains(part), "{arguments:?}: {error}");
         }
     }
+}
+
+#[test]
+fn a_pool_is_read_from_kubernetes_unless_the_replicas_are_given() {
+    let pool = |arguments: &[&str]| {
+        let given = ["--pool-name=llama", "--pool-namespace=models"];
+        settings(&[&given, arguments].concat()).unwrap()
+    };
+    let pods = PodSource::Pool { name: "llama".to_owned(), group: PoolGroup::Experimental };
+    let found = EndpointSource::Kubernetes(KubernetesSource { namespace: "models".to_owned(), pods });
+    let read = pool(&["--pool-group", "inference.networking.x-k8s.io"]);
+    assert!(read.endpoints == found && read.needs_kubernetes());
+    let given = pool(&[REPLICAS]);
+    assert!(matches!(given.endpoints, EndpointSource::Fixed(_)) && !given.needs_kubernetes());
+    assert!(pool(&[REPLICAS, "--metrics-endpoint-auth"]).needs_kubernetes());
+    let election = pool(&[REPLICAS, "--ha-enable-leader-election"]).election.unwrap();
+    assert_eq!((&*election.namespace, &*election.pool), ("models", "llama"));
 }
 
 #[test]

@@ -135,6 +135,7 @@ pub(super) async fn follow(
     let resource = group.resource();
     let pools = Watch {
         what: KIND,
+        group: group.name(),
         api: Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource),
         kind: resource,
         config: Config::default().fields(&format!("metadata.name={name}")),
@@ -168,7 +169,7 @@ pub(super) async fn follow(
 
 /// The group that was asked for, or else the other one if only that is installed; waits until one of them is.
 async fn installed_group(client: &Client, namespace: &str, wanted: PoolGroup) -> PoolGroup {
-    let mut retries = Retries::new(KIND, NEEDED);
+    let mut retries = Retries::new(KIND, wanted.name(), NEEDED);
     loop {
         let failure = match list(client, namespace, wanted).await {
             Ok(()) => return wanted,

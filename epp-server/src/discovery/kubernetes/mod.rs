@@ -2,10 +2,12 @@
 //!
 //! - `inference_pool`: which pods and ports make the pool.
 //! - `pods`: the endpoints that they are.
-//! - `watching`: what both watch with. Errors and outages of the API keep what was last known.
+//! - `policies`: objectives and model rewrites for the pool.
+//! - `watching`: what all of them watch with. Errors and outages of the API keep what was last known.
 
 pub mod inference_pool;
 mod pods;
+mod policies;
 mod watching;
 
 use std::future;
@@ -19,6 +21,7 @@ use self::inference_pool::PoolGroup;
 use self::pods::Published;
 use super::Pool;
 use crate::health::Condition;
+use crate::policies::WrittenPolicies;
 
 pub use self::watching::{chain, client_error};
 
@@ -83,9 +86,17 @@ pub async fn connect() -> Result<Client, String> {
 }
 
 /// Keeps the pool at what Kubernetes says until the task is dropped; `synced` holds once the pods are known.
-pub async fn follow(client: Client, source: KubernetesSource, pool: Arc<Pool>, synced: Condition) {
+///
+/// The policies that were configured stay in force beside those of the cluster.
+pub async fn follow(
+    client: Client,
+    source: KubernetesSource,
+    pool: Arc<Pool>,
+    configured: WrittenPolicies,
+    synced: Condition,
+) {
     let targets = watch::Sender::new(None);
-    let published = Published::new(pool, synced);
+    let published = Published::new(Arc::clone(&pool), synced);
     let follow_pods = pods::follow(client.clone(), source.namespace.clone(), targets.subscribe(), published);
     let follow_target = async {
         match source.pods {
@@ -94,7 +105,10 @@ pub async fn follow(client: Client, source: KubernetesSource, pool: Arc<Pool>, s
                 future::pending::<()>().await;
             }
             PodSource::Pool { name, group } => {
-                inference_pool::follow(&client, &source.namespace, &name, group, &targets).await;
+                tokio::join!(
+                    inference_pool::follow(&client, &source.namespace, &name, group, &targets),
+                    policies::follow(&client, &source.namespace, &name, pool, configured),
+                );
             }
         }
     };

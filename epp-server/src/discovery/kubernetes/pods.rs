@@ -98,6 +98,7 @@ pub(super) async fn follow(
 async fn follow_target(client: &Client, namespace: &str, target: &Target, published: &mut Published) {
     let pods = Watch {
         what: "Pod",
+        group: "",
         api: Api::<Pod>::namespaced(client.clone(), namespace),
         kind: (),
         config: Config::default().labels(&target.selector),

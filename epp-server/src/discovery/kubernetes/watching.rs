@@ -27,6 +27,8 @@ pub(super) const NEEDED: Duration = Duration::from_secs(10);
 pub(super) struct Watch<K: Resource> {
     /// What they are called in the log.
     pub(super) what: &'static str,
+    /// Their API group, in the log too; empty for Kubernetes' own.
+    pub(super) group: &'static str,
     pub(super) api: Api<K>,
     pub(super) kind: K::DynamicType,
     pub(super) config: Config,
@@ -51,7 +53,7 @@ where
             trim(object);
         });
         let mut events = pin!(events.reflect(writer));
-        let mut retries = Retries::new(self.what, self.longest_delay);
+        let mut retries = Retries::new(self.what, self.group, self.longest_delay);
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init | Event::InitApply(_)) => {}
@@ -98,6 +100,7 @@ impl Failure {
 /// Tries again after longer and longer times, and logs what is new.
 pub(super) struct Retries {
     what: &'static str,
+    group: &'static str,
     builder: ExponentialBuilder,
     delays: <ExponentialBuilder as BackoffBuilder>::Backoff,
     longest_delay: Duration,
@@ -105,32 +108,38 @@ pub(super) struct Retries {
 }
 
 impl Retries {
-    pub(super) fn new(what: &'static str, longest_delay: Duration) -> Self {
+    pub(super) fn new(what: &'static str, group: &'static str, longest_delay: Duration) -> Self {
         let builder = ExponentialBuilder::default()
             .with_min_delay(FIRST_DELAY)
             .with_max_delay(longest_delay)
             .with_jitter()
             .without_max_times();
-        Self { what, builder, delays: builder.build(), longest_delay, last: None }
+        Self { what, group, builder, delays: builder.build(), longest_delay, last: None }
     }
 
     pub(super) fn succeeded(&mut self) {
         self.delays = self.builder.build();
         if self.last.take().is_some() {
-            tracing::info!(what = self.what, "Kubernetes API answers again");
+            tracing::info!(what = self.what, group = self.group, "Kubernetes API answers again");
         }
     }
 
     /// Waits before the next try.
     pub(super) async fn failed(&mut self, failure: &Failure) {
-        let (what, error) = (self.what, &failure.message);
+        let (what, group, error) = (self.what, self.group, &failure.message);
         if self.last.as_ref() == Some(failure) {
-            tracing::debug!(what, error, "Kubernetes API still gives no answer");
+            tracing::debug!(what, group, error, "Kubernetes API still gives no answer");
         } else if failure.is_unknown_kind {
-            tracing::info!(what, error, "this kind of objects is not installed, it is looked for again");
+            tracing::info!(
+                what,
+                group,
+                error,
+                "this kind of objects is not installed, it is looked for again"
+            );
         } else {
             tracing::warn!(
                 what,
+                group,
                 error,
                 "Kubernetes API gives no answer, the last known state stays in force"
             );

@@ -94,6 +94,12 @@ impl Cluster {
         }
     }
 
+    pub(crate) async fn object(&self, api_version: &str, kind: &str, name: &str) -> Option<Value> {
+        let resource = resource(api_version, kind);
+        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        api.get_opt(name).await.unwrap().map(|object| serde_json::to_value(object).unwrap())
+    }
+
     pub(crate) async fn delete(&self, api_version: &str, kind: &str, name: &str) {
         let resource = resource(api_version, kind);
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &self.namespace, &resource);
@@ -245,6 +251,11 @@ impl Program {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
+    /// Asks it to end, as the kubelet does.
+    pub(crate) fn terminate(&self) {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+    }
+
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
@@ -264,7 +275,11 @@ impl Drop for Program {
 }
 
 /// Waits until something is there; fails after half a minute, and shows the log.
-async fn eventually<T>(what: &str, program: &Program, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(
+    what: &str,
+    program: &Program,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
     for _ in 0..600 {
         if let Some(seen) = look().await {
             return seen;

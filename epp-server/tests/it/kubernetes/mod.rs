@@ -3,3 +3,7 @@
 mod api_server;
 mod cluster;
 mod discovery;
+mod leader_election;
+mod manifests;
+mod policies;
+mod review;
