@@ -237,7 +237,7 @@ fn restore(blocks: usize) {
 
 /// Seconds of the slowest pick that is made while a snapshot is written.
 fn longest_pick_beside_a_snapshot(scheduler: &Scheduler) -> f64 {
-    let is_written = AtomicBool::new(false);
+    let (is_picking, is_written) = (AtomicBool::new(false), AtomicBool::new(false));
     let request = Request::from_text("m", "hello");
     std::thread::scope(|scope| {
         let picking = scope.spawn(|| {
@@ -246,9 +246,13 @@ fn longest_pick_beside_a_snapshot(scheduler: &Scheduler) -> f64 {
                 let start = Instant::now();
                 scheduler.explain(&request, 0).expect("there are endpoints");
                 longest = longest.max(start.elapsed().as_secs_f64());
+                is_picking.store(true, Ordering::Relaxed);
             }
             longest
         });
+        while !is_picking.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
         black_box(scheduler.snapshot());
         is_written.store(true, Ordering::Relaxed);
         picking.join().expect("picks do not panic")

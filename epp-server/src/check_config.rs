@@ -15,6 +15,7 @@ use p3sched::{Scheduler, SchedulerConfig, gateway};
 
 use crate::config_source::{Configuration, read_file};
 use crate::label_selector::LabelSelector;
+use crate::pool_config;
 use crate::scrape::Scheme;
 
 /// Explains the configuration in a file.
@@ -26,6 +27,11 @@ pub fn explain_file(path: &Path) -> Result<String, String> {
     let configuration = read_file(path)?;
     Scheduler::new(configuration.scheduler.clone())
         .map_err(|error| format!("{error}: `{}`", path.display()))?;
+    for scheduler in configuration.pools.iter().filter_map(|pool| pool.scheduler.clone()) {
+        Scheduler::new(scheduler).map_err(|error| format!("{error}: `{}`", path.display()))?;
+    }
+    pool_config::check_entries(&configuration.pools)
+        .map_err(|error| format!("invalid configuration file, {error}: `{}`", path.display()))?;
     Ok(explain(&configuration))
 }
 
@@ -61,6 +67,7 @@ fn explain(configuration: &Configuration) -> String {
         renamed(scheduler)
     ));
     lines.push(format!("KV events: {kv_events}"));
+    lines.extend(configuration.pools.iter().map(ToString::to_string));
     if let Some(endpoints) = endpoints {
         let names: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.name).collect();
         lines.push(format!("endpoints: {}", names.join(", ")));

@@ -470,6 +470,15 @@ mod tests {
                 &["must be ip:port", "`engine:8000`", "line 2"],
             ),
             (&["--config-text", "endpoints:\n- {name: x}"], &["must be ip:port", "`x`", "line 2"]),
+            (&["--config-text", "pools:\n- name: a"], &["needs one of `endpoints`", "`a`"]),
+            (
+                &["--config-text", "pools:\n- name: a\n  endpoints_dns: a"],
+                &["must be name:port", "`a`", "line 2"],
+            ),
+            (
+                &["--config-text", "pools:\n- {name: a, endpoints: []}", "--pool-name=a"],
+                &["endpoints are given beside several pools"],
+            ),
             (
                 &["--config-file", "/nonexistent/epp.yaml"],
                 &["cannot read configuration file", "`/nonexistent/epp.yaml`"],

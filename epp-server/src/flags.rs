@@ -84,7 +84,7 @@ pub struct Flags {
     pub endpoints_dns: Option<DnsName>,
 
     /// Name server for --endpoints-dns [default: those of /etc/resolv.conf]
-    #[arg(long, value_name = "IP:PORT", help_heading = ENDPOINTS, requires = "endpoints_dns")]
+    #[arg(long, value_name = "IP:PORT", help_heading = ENDPOINTS)]
     pub dns_server: Option<SocketAddr>,
 
     /// `InferencePool` whose pods are the replicas, unless they are given otherwise; without a configuration its usual one

@@ -1,5 +1,6 @@
 //! Several pools in one server: how a command line and a configuration file write them.
 
+use std::fmt;
 use std::mem;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 
 use crate::config::{CommonSettings, EndpointSource, PoolSettings, apply_flags, namespace, state_settings};
 use crate::discovery::EndpointEntry;
+use crate::discovery::dns::DnsName;
 use crate::discovery::kubernetes::{KubernetesSource, PodSource};
 use crate::flags::Flags;
 use crate::profiles::ProfileSettings;
@@ -24,7 +26,7 @@ pub(crate) struct PoolEntry {
     pub(crate) authorities: Vec<String>,
     endpoints: Option<Vec<EndpointEntry>>,
     endpoints_file: Option<PathBuf>,
-    endpoints_dns: Option<String>,
+    endpoints_dns: Option<DnsEntry>,
     /// Name of an `InferencePool`, with its namespace where that is another one than the server's.
     inference_pool: Option<String>,
     /// How its endpoints are picked, where that is not as the file says for all.
@@ -33,23 +35,40 @@ pub(crate) struct PoolEntry {
 
 impl PoolEntry {
     /// Where its endpoints come from.
-    pub(crate) fn source(&mut self, flags: &Flags) -> Result<EndpointSource, String> {
-        let fixed = self
-            .endpoints
-            .take()
-            .map(|entries| Ok(EndpointSource::Fixed(entries.into_iter().map(|entry| entry.0).collect())));
-        let file = self.endpoints_file.take().map(|path| Ok(EndpointSource::File(path)));
-        let dns =
-            self.endpoints_dns.take().map(|name| Ok(EndpointSource::Dns(name.parse()?, flags.dns_server)));
-        let pods = self.inference_pool.take().map(|name| Ok(inference_pool(&name, flags)));
-        let mut sources = [fixed, file, dns, pods].into_iter().flatten();
-        match (sources.next(), sources.next()) {
-            (Some(source), None) => source,
+    fn source(&self, flags: &Flags) -> Result<EndpointSource, String> {
+        match (&self.endpoints, &self.endpoints_file, &self.endpoints_dns, &self.inference_pool) {
+            (Some(entries), None, None, None) => {
+                Ok(EndpointSource::Fixed(entries.iter().map(|entry| entry.0.clone()).collect()))
+            }
+            (None, Some(path), None, None) => Ok(EndpointSource::File(path.clone())),
+            (None, None, Some(name), None) => Ok(EndpointSource::Dns(name.0.clone(), flags.dns_server)),
+            (None, None, None, Some(name)) => Ok(inference_pool(name, flags)),
             _ => Err(format!(
                 "a pool needs one of `endpoints`, `endpoints_file`, `endpoints_dns` and `inference_pool`: `{}`",
                 self.name
             )),
         }
+    }
+}
+
+impl fmt::Display for PoolEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let requests = match self.authorities.as_slice() {
+            [] => "what no other pool claims, if it is the first one".to_owned(),
+            authorities => authorities.join(", "),
+        };
+        let scheduler = if self.scheduler.is_some() { ", with a scheduler of its own" } else { "" };
+        write!(f, "pool {}: {requests}{scheduler}", self.name)
+    }
+}
+
+/// A DNS name as a file writes it.
+#[derive(Debug, Clone)]
+struct DnsEntry(DnsName);
+
+impl<'de> Deserialize<'de> for DnsEntry {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(serde::de::Error::custom)
     }
 }
 
@@ -112,9 +131,9 @@ pub(crate) fn several(
     if has_endpoints || has_flags || flags.pool_name.is_some() {
         return Err(TWICE.to_owned());
     }
-    check(entries.iter().map(|entry| (entry.name.as_str(), entry.authorities.as_slice())))?;
+    check_entries(&entries)?;
     let mut pools = Vec::new();
-    for mut entry in entries {
+    for entry in entries {
         let endpoints = entry.source(flags)?;
         let PoolEntry { name, authorities, scheduler: own, .. } = entry;
         let (mut scheduler, mut profiles) = (common.scheduler.clone(), common.profiles.clone());
@@ -140,8 +159,12 @@ pub(crate) fn several(
 const TWICE: &str = "endpoints are given beside several pools; hint: give each pool its own, and leave out `endpoints`, `--endpoints…` and `--pool-name`";
 const NONE: &str = "no pool is given";
 
-/// Refuses names and authorities that could not be told apart, or not be written where they are shown.
-pub(crate) fn check<'a>(pools: impl IntoIterator<Item = (&'a str, &'a [String])>) -> Result<(), String> {
+/// Refuses pools that could not be told apart, or not be shown.
+pub(crate) fn check_entries(entries: &[PoolEntry]) -> Result<(), String> {
+    check(entries.iter().map(|entry| (entry.name.as_str(), entry.authorities.as_slice())))
+}
+
+fn check<'a>(pools: impl IntoIterator<Item = (&'a str, &'a [String])>) -> Result<(), String> {
     let mut names = std::collections::HashSet::new();
     let mut authorities = std::collections::HashSet::new();
     for (name, own) in pools {
