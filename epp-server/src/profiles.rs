@@ -208,6 +208,11 @@ impl Profiles {
         }
     }
 
+    /// Which requests have their prefill on another endpoint, if any do.
+    pub fn decider(&self) -> Option<Decider> {
+        self.prefill.as_ref().map(|(_, decider)| *decider)
+    }
+
     /// The schedulers that know an endpoint.
     pub fn schedulers_of(&self, endpoint: &str) -> impl Iterator<Item = &Arc<Scheduler>> {
         self.all().filter(move |profile| profile.knows(endpoint)).map(|profile| &profile.scheduler)

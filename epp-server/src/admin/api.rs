@@ -6,7 +6,7 @@
 //! | `GET /api/decisions?after=N` | [`DecisionList`] |
 //! | `GET /api/decisions/{id}` | [`DecisionRecord`] |
 //! | `POST /api/explain?path=P` | [`Explained`]: a [`Decision`] with its explanation and `id` 0 |
-//! | `GET /api/config` | a [`SchedulerConfig`]: as a configuration file writes it |
+//! | `GET /api/config` | [`ConfigInForce`]: a [`SchedulerConfig`], and that for prefill |
 //! | `GET /api/index` | [`IndexState`] |
 //! | `GET /api/history` | [`HistoryColumns`](super::history::HistoryColumns) |
 //!
@@ -261,8 +261,32 @@ async fn explain(
     Ok(Json(Explained { decision, prefill: prefill.into_remote() }).into_response())
 }
 
+/// How endpoints are picked.
+#[derive(Debug, Serialize)]
+struct ConfigInForce<'a> {
+    /// As a configuration file writes it.
+    #[serde(flatten)]
+    scheduler: &'a SchedulerConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefill: Option<PrefillInForce<'a>>,
+}
+
+/// How other endpoints are picked for the prefill.
+#[derive(Debug, Serialize)]
+struct PrefillInForce<'a> {
+    /// Which requests have one.
+    requests: String,
+    scheduler: &'a SchedulerConfig,
+}
+
 async fn config(State(admin): State<Arc<Admin>>) -> Response {
-    Json(admin.pool.scheduler().config()).into_response()
+    let profiles = admin.pool.profiles();
+    let prefill = profiles.decider().zip(profiles.prefill_scheduler());
+    let prefill = prefill.map(|(decider, scheduler)| PrefillInForce {
+        requests: decider.to_string(),
+        scheduler: scheduler.config(),
+    });
+    Json(ConfigInForce { scheduler: profiles.scheduler().config(), prefill }).into_response()
 }
 
 /// The prefix index, and what was counted since the scheduler was made.

@@ -87,6 +87,8 @@ async fn the_decode_endpoint_is_told_who_does_the_prefill() {
     }
     let decisions = running.get("/api/decisions").await;
     assert!(decisions.contains(r#""prefill_endpoint":"10.0.0.2:8000""#), "{decisions}");
+    let config = running.get("/api/config").await;
+    assert!(config.contains("lacks 64 tokens or more"), "{config}");
     let decision = running.get("/api/decisions/1").await;
     assert!(decision.contains(r#""prefill":{"id":1,"endpoint":"10.0.0.2:8000""#), "{decision}");
 }

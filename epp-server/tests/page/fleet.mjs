@@ -11,6 +11,20 @@ const ROOT = join(import.meta.dirname, '../../..');
 const PROGRAMS = resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target', 'debug');
 const MODEL = 'tiny';
 
+const DISAGGREGATED = `
+kind: EndpointPickerConfig
+apiVersion: llm-d.ai/v1alpha1
+plugins:
+- type: always-disagg-pd-decider
+- {type: disagg-profile-handler, parameters: {deciders: {prefill: always-disagg-pd-decider}}}
+- type: decode-filter
+- type: prefill-filter
+- type: queue-scorer
+schedulingProfiles:
+- {name: decode, plugins: [{pluginRef: decode-filter}, {pluginRef: queue-scorer}]}
+- {name: prefill, plugins: [{pluginRef: prefill-filter}, {pluginRef: queue-scorer}]}
+`;
+
 export const OUTPUT = join(ROOT, 'target/page');
 
 export class Fleet {
@@ -39,6 +53,15 @@ export class Fleet {
       '--bind-address=127.0.0.1', '--grpc-port', this.grpc, '--grpc-health-port', this.health,
       '--metrics-port', this.admin, '--secure-serving=false', ...source,
     ]);
+  }
+
+  // Arguments of a picker that has the first engine decode and the others do prefill.
+  disaggregated() {
+    const role = (at) => (at === 0 ? 'decode' : 'prefill');
+    const lines = this.engines.map((port, at) => `- {name: '127.0.0.1:${port}', labels: {llm-d.ai/role: ${role(at)}}}\n`);
+    const file = join(OUTPUT, 'endpoints.yaml');
+    writeFileSync(file, `endpoints:\n${lines.join('')}`);
+    return ['--endpoints-file', file, '--config-text', DISAGGREGATED];
   }
 
   async stopPicker() {

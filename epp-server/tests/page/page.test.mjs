@@ -183,3 +183,21 @@ test('a server that is gone, and one without endpoints that comes back', LIMIT, 
   await shoot(page, 'no-endpoints');
   await page.close();
 });
+
+test('a request whose prefill is done elsewhere shows both picks', LIMIT, async () => {
+  const { page } = await open();
+  await fleet.stopPicker();
+  await page.getByText('has not answered since').waitFor();
+  fleet.startPicker(fleet.disaggregated());
+  await page.getByText('Live', { exact: true }).waitFor();
+  assert.equal(await fleet.chat('the rain in the mountains '.repeat(100)), 200);
+  const prefiller = /127\.0\.0\.1:\d+/.exec(await page.locator('#decisions tbody').getByText('prefill on').textContent())[0];
+  await page.locator('#decisions tbody tr button').first().click();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByRole('heading', { name: `Prefill on ${prefiller}` }).waitFor();
+  assert.equal(await dialog.locator('table').count(), 2);
+  assert.deepEqual(await dialog.locator('tr.chosen th').allTextContents(), [`127.0.0.1:${fleet.engines[0]}`, prefiller]);
+  await assertFitsWidth(page);
+  await shoot(page, 'prefill-elsewhere', {});
+  await page.close();
+});
