@@ -212,7 +212,7 @@ pub struct Flags {
     #[arg(long, value_name = "METRIC", help_heading = METRICS)]
     pub cache_info_metric: Option<String>,
 
-    /// Address that engines connect to and publish their KV events on, with topics as kv@<ip:port>@<model>
+    /// Address that engines connect to and publish their KV events on, with topics as `kv@<ip:port>@<model>`
     #[arg(long, value_name = "ADDRESS", help_heading = KV_EVENTS)]
     pub kv_events_bind: Option<BindAddress>,
 

@@ -9,6 +9,7 @@ pub mod admin;
 mod arguments;
 pub mod check_config;
 pub mod clock;
+mod cluster_authority;
 pub mod config;
 mod config_source;
 pub mod discovery;

@@ -19,6 +19,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::server::Router;
 
+use crate::cluster_authority::ClusterAuthority;
+
 /// How long to wait after a failed accept; too many open files is the usual reason and goes by.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -92,8 +94,14 @@ fn start(
         let served = runtime.block_on(async {
             let incoming = UnboundedReceiverStream::new(queue).map(TcpStream::from_std);
             match tls {
-                None => service.serve_with_incoming_shutdown(incoming, stop).await,
-                Some(tls) => service.serve_with_incoming_shutdown(secured(incoming, tls), stop).await,
+                None => {
+                    let incoming = incoming.map(|stream| stream.map(ClusterAuthority::new));
+                    service.serve_with_incoming_shutdown(incoming, stop).await
+                }
+                Some(tls) => {
+                    let incoming = secured(incoming, tls).map(|stream| stream.map(ClusterAuthority::new));
+                    service.serve_with_incoming_shutdown(incoming, stop).await
+                }
             }
         });
         if let Err(error) = served {
