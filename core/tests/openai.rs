@@ -162,6 +162,53 @@ proptest! {
         prop_assert_eq!(Request::from_body(path, one.as_bytes()).ok(), Request::from_body(path, other.as_bytes()).ok());
     }
 
+    /// Other bytes at the place of the model make it a request for another model, and change nothing else.
+    #[test]
+    fn another_model_changes_nothing_else(path in any_path(), body in any_body(), style in any::<u64>(), model in "\\PC{0,12}") {
+        let text = json_text(&body, style);
+        let Ok(found) = openai::scan(path, text.as_bytes()) else { return Ok(()) };
+        let Some(span) = found.model_span else { return Ok(()) };
+        let name = serde_json::to_string(&model).unwrap();
+        let renamed = [&text[..span.start], &name, &text[span.end..]].concat();
+        let mut expected = found.request;
+        expected.model = model;
+        prop_assert_eq!(Request::from_body(path, renamed.as_bytes()).unwrap(), expected);
+    }
+
+    /// A body that is cut within a message's text has the beginning of the whole one's prompt, and its model.
+    #[test]
+    fn a_beginning_has_the_beginning_of_the_prompt(content in "[ -~é中😀\n\"]{1,60}", before in conversation(), style in any::<u64>(), cut in any::<prop::sample::Index>()) {
+        let mark = "the last message: ";
+        let last = Json::Object(vec![("role".to_owned(), Json::Text("user".to_owned())), ("content".to_owned(), Json::Text(format!("{mark}{content}")))]);
+        let messages = before.into_iter().chain([last]).collect();
+        let members = vec![("model".to_owned(), Json::Text("llama".to_owned())), ("messages".to_owned(), Json::Array(messages))];
+        let text = json_text(&Json::Object(members), style);
+        let Some(start) = text.rfind(mark).map(|at| at + mark.len()) else { return Ok(()) };
+        let end = start + cut.index(text.len() - start);
+        let path = "/v1/chat/completions";
+        let bytes = |request: Request| match request.prompt {
+            Prompt::Bytes(bytes) => bytes,
+            prompt => panic!("{prompt:?}"),
+        };
+        let whole = bytes(Request::from_body(path, text.as_bytes()).unwrap());
+        let beginning = openai::scan_beginning(path, &text.as_bytes()[..end]).unwrap();
+        prop_assert_eq!(&beginning.request.model, "llama");
+        prop_assert!(whole.starts_with(&bytes(beginning.request)));
+    }
+
+    /// Whatever is cut off, what is left is JSON: only the model or the prompt may be missing.
+    #[test]
+    fn a_beginning_is_no_malformed_body(path in any_path(), body in any_body(), style in any::<u64>(), cut in any::<prop::sample::Index>()) {
+        let text = json_text(&body, style);
+        if openai::scan(path, text.as_bytes()).is_err() {
+            return Ok(());
+        }
+        if let Err(error) = openai::scan_beginning(path, &text.as_bytes()[..cut.index(text.len() + 1)]) {
+            let error = error.to_string();
+            prop_assert!(["names no", "holds no", "is cut off", "expected a JSON object"].iter().any(|part| error.contains(part)), "{}", error);
+        }
+    }
+
     /// The bytes of a conversation begin with those of each of its beginnings.
     #[test]
     fn conversations_grow_at_the_end(messages in conversation(), tools in any_json(), at in any::<prop::sample::Index>(), tools_first in any::<bool>(), style in any::<u64>()) {

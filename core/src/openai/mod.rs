@@ -43,6 +43,7 @@
 //! 127 levels deep, as for `serde_json`; the range of numbers that are not token ids is not checked. Beyond that, only what
 //! the pick needs is: the engine is the judge of the rest.
 
+mod beginning;
 mod canonical;
 mod classify;
 pub(crate) mod json;
@@ -95,6 +96,40 @@ pub fn scan(path: &str, body: &[u8]) -> Result<Body, Error> {
     let mut fields = Fields::new(body);
     fields.read(api, &mut Scanner::new(body)).map_err(|fault| Error::InvalidRequest(fault.describe(body)))?;
     fields.finish(api)
+}
+
+/// Reads the beginning of a body of a request to `path`, as if all that is open ended where it is cut.
+///
+/// Use this where a gateway shows no more than the first bytes of long bodies: the blocks of the prompt that are whole have the
+/// hashes that they have in the whole body.
+///
+/// # Errors
+///
+/// [`Error::InvalidRequest`] as for [`scan`], also where the model or the prompt comes after the cut.
+///
+/// # Complexity
+///
+/// That of [`scan`], and a pass and a copy more.
+///
+/// # Example
+///
+/// ```
+/// use p3sched::{Prompt, openai};
+///
+/// let cut = br#"{"model": "llama", "prompt": "Once upo"#;
+/// let request = openai::scan_beginning("/v1/completions", cut)?.request;
+/// assert_eq!(request.prompt, Prompt::Bytes(b"Once upo".to_vec()));
+/// # Ok::<(), p3sched::Error>(())
+/// ```
+pub fn scan_beginning(path: &str, beginning: &[u8]) -> Result<Body, Error> {
+    let closed = beginning::close(beginning);
+    let body = scan(path, &closed.text)?;
+    match &body.model_span {
+        Some(span) if span.end > closed.kept => {
+            Err(Error::InvalidRequest("name of the `model` is cut off".to_owned()))
+        }
+        _ => Ok(body),
+    }
 }
 
 impl Request {

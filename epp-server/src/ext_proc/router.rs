@@ -456,11 +456,12 @@ impl Router {
 fn read_body(query: &Query<'_>) -> Result<Body, Refusal> {
     let path = query.head.path.split('?').next().unwrap_or_default();
     match query.body {
-        Some(body) if !query.head.opaque_body => match openai::scan(path, body) {
-            Ok(body) => Ok(body),
-            Err(_) if query.truncated => Ok(Body::default()),
-            Err(error) => Err(Refusal::from_error(&error)),
-        },
+        Some(body) if query.truncated && !query.head.opaque_body => {
+            Ok(openai::scan_beginning(path, body).unwrap_or_default())
+        }
+        Some(body) if !query.head.opaque_body => {
+            openai::scan(path, body).map_err(|error| Refusal::from_error(&error))
+        }
         _ => Ok(Body::default()),
     }
 }

@@ -310,6 +310,21 @@ fn both_body_modes_pick_the_same() {
 }
 
 #[test]
+fn a_body_that_is_cut_off_still_finds_its_prefix() {
+    let pool = support::pool(&["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"]);
+    for topic in ["rain", "snow", "hail"] {
+        let topic = topic.repeat(500);
+        let text = format!(r#"{{"model":"llama","messages":[{{"role":"user","content":"{topic}"}}]}}"#);
+        let whole =
+            Exchange::on(Arc::clone(&pool), BUFFERED).send_all(vec![headers(false), body(&text, true)]);
+        let cut = Exchange::on(Arc::clone(&pool), mode(BodyMode::BufferedPartial))
+            .send_all(vec![headers(false), body(&text[..1_500], false)]);
+        assert_eq!(cut, whole);
+    }
+    assert_eq!(pool.scheduler().stats(SECOND).counters.warm_picks, 3);
+}
+
+#[test]
 fn responses_are_passed_on_and_their_usage_is_counted() {
     let (first, rest) = ANSWER.split_at(60);
     let expected_duplex = vec![
