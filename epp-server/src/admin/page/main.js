@@ -16,8 +16,11 @@ let pool = '';
 
 const byId = (id) => document.getElementById(id);
 
+// Where the API of the shown pool has a route of the first one.
+const ofPool = (path) => (pool ? path.replace(/^api\//, `api/pools/${pool}/`) : path);
+
 async function ask(path, options = {}) {
-  const response = await fetch(pool ? path.replace('api/', `api/pools/${pool}/`) : path, { signal: AbortSignal.timeout(PATIENCE), ...options });
+  const response = await fetch(ofPool(path), { signal: AbortSignal.timeout(PATIENCE), ...options });
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.message);
   return answer;
@@ -92,9 +95,11 @@ async function offerPools() {
   const { pools } = await ask('api/pools');
   if (pools.length < 2) return;
   const select = byId('pool');
+  const links = [...document.querySelectorAll('nav a')].map((link) => [link, link.getAttribute('href')]);
   select.replaceChildren(...pools.map((name) => new Option(name)));
   select.addEventListener('change', () => {
     pool = select.value;
+    for (const [link, path] of links) link.setAttribute('href', ofPool(path));
     decisions.startAgain();
     byId('explain-result').replaceChildren();
     update();
