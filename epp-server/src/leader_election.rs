@@ -41,7 +41,7 @@ impl ElectionSettings {
     }
 }
 
-/// Seeks the lease until the task is dropped; `leads` holds while it is held. It is given up once `resigns` turns true.
+/// Seeks the lease; `leads` holds while it is held. Once `resigns` turns true it is given up, and the task ends.
 pub async fn run(
     client: Client,
     settings: ElectionSettings,
@@ -76,7 +76,6 @@ pub async fn run(
     if timeout(ANSWER_TIMEOUT, candidate.resign()).await.is_err() {
         tracing::warn!("lease not given up, the API does not answer in time");
     }
-    std::future::pending::<()>().await;
 }
 
 struct Candidate {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::Server as GrpcServer;
@@ -132,9 +132,10 @@ impl Server {
         let conditions = Conditions::default();
         let mut open = conditions.add();
         let (resigning, resigns) = watch::channel(false);
-        if let (Some(client), Some(election)) = (self.kubernetes.clone(), self.settings.election.clone()) {
-            follow(&mut tasks, leader_election::run(client, election, conditions.add(), resigns));
-        }
+        let election =
+            self.kubernetes.clone().zip(self.settings.election.clone()).map(|(client, election)| {
+                follow(&mut tasks, leader_election::run(client, election, conditions.add(), resigns))
+            });
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (readiness, health) = health::service().await;
         let service = || {
@@ -177,7 +178,8 @@ impl Server {
         drain(&self.metrics, self.settings.drain_timeout).await;
         self.routers.first().closing().begin();
         closing.send_replace(true);
-        let _late = timeout(LAST_ANSWERS, until(|| serving.is_finished())).await;
+        let is_done = || serving.is_finished() && election.as_ref().is_none_or(AbortHandle::is_finished);
+        let _late = timeout(LAST_ANSWERS, until(is_done)).await;
         let (refused, left_to_gateway) = self.routers.first().closing().counts();
         for served in &self.pools {
             served.save().await;
@@ -226,15 +228,15 @@ fn routers(
     Ok(routers)
 }
 
-/// Runs what only its cancellation ends.
+/// Runs what only its cancellation or the server's end ends.
 pub(crate) fn follow(
     tasks: &mut JoinSet<Result<(), String>>,
     endless: impl Future<Output = ()> + Send + 'static,
-) {
+) -> AbortHandle {
     tasks.spawn(async move {
         endless.await;
         Ok(())
-    });
+    })
 }
 
 /// Serves on for `limit` at most; ends early when no stream was open for [`QUIET`].

@@ -129,13 +129,10 @@ impl Retries {
         let (what, group, error) = (self.what, self.group, &failure.message);
         if self.last.as_ref() == Some(failure) {
             tracing::debug!(what, group, error, "Kubernetes API still gives no answer");
+        } else if failure.is_unknown_kind && self.longest_delay > NEEDED {
+            tracing::info!(what, group, "this kind of objects is not installed, it is looked for again");
         } else if failure.is_unknown_kind {
-            tracing::info!(
-                what,
-                group,
-                error,
-                "this kind of objects is not installed, it is looked for again"
-            );
+            tracing::warn!(what, group, "this kind of objects is not installed, the server waits for it");
         } else {
             tracing::warn!(
                 what,

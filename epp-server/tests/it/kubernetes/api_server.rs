@@ -13,9 +13,13 @@ use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 
 const TOKEN_REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
@@ -24,6 +28,9 @@ const ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews
 /// A running API; dropping it ends it.
 pub(crate) struct ApiServer {
     pub(crate) address: SocketAddr,
+    /// What clients check it with, as PEM.
+    pub(crate) certificate: String,
+    tls: TlsAcceptor,
     store: Arc<Store>,
     runtime: Option<Runtime>,
 }
@@ -68,8 +75,17 @@ impl ApiServer {
             revision: watch::Sender::new(1),
             breaks: watch::Sender::new(0),
         };
-        let mut server =
-            Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), store: Arc::new(store), runtime: None };
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let tls = ServerConfig::builder().with_no_client_auth();
+        let tls = tls.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let mut server = Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            certificate: made.cert.pem(),
+            tls: TlsAcceptor::from(Arc::new(tls)),
+            store: Arc::new(store),
+            runtime: None,
+        };
         server.come_back();
         server
     }
@@ -85,7 +101,7 @@ impl ApiServer {
     pub(crate) fn come_back(&mut self) {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let routes = Router::new().fallback(serve).with_state(Arc::clone(&self.store));
-        let address = self.address;
+        let (address, tls) = (self.address, self.tls.clone());
         let (bound, port) = std::sync::mpsc::channel();
         runtime.spawn(async move {
             let listener = loop {
@@ -96,7 +112,7 @@ impl ApiServer {
                 }
             };
             bound.send(listener.local_addr().unwrap()).unwrap();
-            axum::serve(listener, routes).await.unwrap();
+            axum::serve(TlsListener { listener, tls }, routes).await.unwrap();
         });
         self.address = port.recv().unwrap();
         self.runtime = Some(runtime);
@@ -139,6 +155,29 @@ impl ApiServer {
     /// How many requests there were whose line, as in `GET /api/v1/pods?limit=1`, contains a text.
     pub(crate) fn requests(&self, part: &str) -> usize {
         self.store.lock().requests.iter().filter(|line| line.contains(part)).count()
+    }
+}
+
+struct TlsListener {
+    listener: TcpListener,
+    tls: TlsAcceptor,
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let Ok((stream, peer)) = self.listener.accept().await else { continue };
+            if let Ok(stream) = self.tls.accept(stream).await {
+                return (stream, peer);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 

@@ -49,13 +49,15 @@ impl Cluster {
     /// A namespace of an API server that can be made to fail.
     pub(crate) async fn own() -> Self {
         let api = ApiServer::start();
-        let kubeconfig = folder().join("kubeconfig");
+        let folder = folder();
+        let (kubeconfig, authority) = (folder.join("kubeconfig"), folder.join("ca.crt"));
+        fs::write(&authority, &api.certificate).unwrap();
         let text = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-            "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", api.address)}}],
+            "clusters": [{"name": "test", "cluster": {"server": format!("https://{}", api.address), "certificate-authority": authority}}],
             "users": [{"name": "test", "user": {"token": "picker"}}],
         });
         fs::write(&kubeconfig, text.to_string()).unwrap();

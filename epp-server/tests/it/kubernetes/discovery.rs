@@ -92,6 +92,21 @@ async fn the_other_api_group_is_used_where_only_that_is_installed() {
 }
 
 #[tokio::test]
+async fn the_server_waits_for_the_definition_and_for_the_pool() {
+    let mut cluster = Cluster::own().await;
+    cluster.put_pod("vllm-0", "127.1.0.1", |_| {}).await;
+    cluster.api().set_absent("/inferencepools", true);
+    let program = cluster.start(&["--pool-name=llama"]);
+    program.line("not installed, the server waits for it").await;
+    cluster.api().set_absent("/inferencepools", false);
+    program.line("there is no such InferencePool").await;
+    program.is_ready("readiness", false).await;
+    cluster.put_pool("llama", &[8000]).await;
+    program.has_endpoints(&["127.1.0.1:8000"]).await;
+    program.is_ready("readiness", true).await;
+}
+
+#[tokio::test]
 async fn the_server_waits_for_an_api_that_is_away_at_start() {
     let mut cluster = Cluster::own().await;
     cluster.put_pool("llama", &[8000]).await;
