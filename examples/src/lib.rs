@@ -10,9 +10,10 @@
 //! 6. [`workload`]: deterministic prompts, a measuring client and the six steps of the check;
 //! 7. [`report`]: the summary, the terminal table and the HTML page.
 //!
-//! [`benchmark`] is what the programs share that measure the cost of picking.
+//! [`calibration`] measures one engine alone, so that it can be simulated. [`benchmark`] is what the programs share that measure the cost of picking.
 
 pub mod benchmark;
+pub mod calibration;
 pub mod engine_simulator;
 pub mod engines;
 pub mod envoy;

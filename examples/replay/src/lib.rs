@@ -10,6 +10,8 @@
 //! 6. [`what_if`]: how many replicas are needed; [`tune`]: which weights serve a goal best; [`sweep`]: whether the
 //!    scheduler's default numbers are good ones.
 //!
+//! [`validation`] compares the simulated engine with a real one.
+//!
 //! The same trace, options and seed give the same results, to the nanosecond.
 
 pub mod comparison;
@@ -25,6 +27,7 @@ pub mod simulation;
 pub mod sweep;
 pub mod trace;
 pub mod tune;
+pub mod validation;
 pub mod what_if;
 pub mod workload;
 

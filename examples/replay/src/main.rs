@@ -26,6 +26,8 @@ enum Command {
     Tune(Box<command::tune::Arguments>),
     /// Justify every default number of the scheduler's configuration
     Sweeps(command::sweeps::Arguments),
+    /// Compare the simulated engine with the real ones of a demo
+    Validate(command::validate::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::WhatIf(arguments) => command::what_if::run(&arguments),
         Command::Tune(arguments) => command::tune::run(&arguments),
         Command::Sweeps(arguments) => command::sweeps::run(&arguments),
+        Command::Validate(arguments) => command::validate::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

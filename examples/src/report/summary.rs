@@ -1,8 +1,9 @@
 //! The figures of a run and what was expected of them.
 
 use super::milliseconds;
+use crate::calibration::Calibration;
 use crate::engines::EngineKind;
-use crate::workload::{Checks, LevelResult, Outcome, RunResult};
+use crate::workload::{Checks, LevelResult, Outcome, Plan, RunResult};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -75,6 +76,12 @@ pub struct Summary {
     pub checks: Checks,
     /// What was expected of the figures.
     pub goals: Vec<Goal>,
+    /// The throughput step as it was sent, so that it can be simulated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Plan>,
+    /// One engine alone, measured before the first run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
 }
 
 impl Figures {
@@ -126,7 +133,8 @@ impl Summary {
             EngineKind::Simulator => simulator_goals(&round_robin, &p3sched),
             EngineKind::Vllm => vllm_goals(&round_robin, &p3sched),
         };
-        Self { engine, machine: machine(), round_robin, p3sched, checks, goals }
+        let machine = machine();
+        Self { engine, machine, round_robin, p3sched, checks, goals, workload: None, calibration: None }
     }
 
     /// What the figures mean, in one sentence.

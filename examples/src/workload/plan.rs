@@ -1,10 +1,11 @@
 //! How large each step of the workload is.
 
 use crate::engines::EngineKind;
+use serde::Serialize;
 use std::time::Duration;
 
 /// One level of the throughput step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Level {
     /// Clients that send at the same time, each its next request as soon as the last is answered.
     pub concurrency: usize,
@@ -15,7 +16,7 @@ pub struct Level {
 }
 
 /// Sizes of a whole run; tokens are four bytes of text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Plan {
     /// Seed of every prompt.
     pub seed: u64,

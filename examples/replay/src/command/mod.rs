@@ -5,6 +5,7 @@ pub(crate) mod run;
 mod setup;
 pub(crate) mod sweeps;
 pub(crate) mod tune;
+pub(crate) mod validate;
 pub(crate) mod what_if;
 
 use indicatif::{ProgressBar, ProgressStyle};

@@ -128,6 +128,8 @@ struct Plan {
     first: f64,
     /// Seconds by which each step is longer than the one before.
     growth: f64,
+    /// Part of the first step's time that depends on what it computes.
+    computing: f64,
 }
 
 impl Plan {
@@ -241,6 +243,11 @@ impl<'a> Engine<'a> {
         self.begin_step(now);
     }
 
+    /// Cores that the step under way uses on the mean, where computing uses `threads` and all else uses one.
+    pub(crate) fn cores(&self, threads: f64) -> f64 {
+        self.plan.map_or(0.0, |plan| 1.0 + plan.computing * (threads - 1.0))
+    }
+
     /// What the metrics page says now.
     pub(crate) fn report(&mut self, now: u64) -> EngineReport {
         self.settle(now);
@@ -284,7 +291,7 @@ impl<'a> Engine<'a> {
             started: ended,
             steps: plan.steps - steps,
             first: plan.first + plan.growth * steps as f64,
-            growth: plan.growth,
+            ..plan
         });
     }
 
@@ -336,18 +343,15 @@ impl<'a> Engine<'a> {
         }
         let timing = self.parameters.timing;
         let compute = (f64::from(step.tokens) * timing.token).max(timing.weights);
-        let first = timing.step
-            + f64::from(step.prompts) * timing.prompt
-            + compute
-            + step.pairs * timing.pair
-            + step.context as f64 * timing.context_token
-            + step.loading;
+        let fixed = timing.step + f64::from(step.prompts) * timing.prompt + step.loading;
+        let first = fixed + compute + step.pairs * timing.pair + step.context as f64 * timing.context_token;
         let generates = step.prefill_tokens == 0;
         self.plan = Some(Plan {
             started: now,
             steps: if generates { self.steps_together() } else { 1 },
             first,
             growth: self.running.len() as f64 * timing.context_token,
+            computing: (first - fixed) / first.max(f64::MIN_POSITIVE),
         });
     }
 

@@ -80,12 +80,12 @@ fn scaling_workload(groups: u32, conversations: u32) -> String {
 
 /// Three replicas against one.
 pub(super) fn scaling(settings: &Settings<'_>, _: &Trace) -> Result<Vec<Figure>, Error> {
-    const GROUPS: u32 = 60;
-    const CONVERSATIONS: u32 = 3_000;
-    const CLIENTS: usize = 48;
+    const GROUPS: u32 = 99;
+    const CONVERSATIONS: u32 = 9_000;
+    const CLIENTS: usize = 96;
     // A replica holds a third of the system prompts of 128 blocks, and what runs.
     let case = |policy: &str, replicas: usize| -> Result<Case, Error> {
-        let base = options("t4", Some(5_600), replicas)?;
+        let base = options("t4", Some(7_800), replicas)?;
         let arrivals = Arrivals::Clients { count: CLIENTS * replicas / 3 };
         let name = format!("{policy}/{replicas}");
         Ok(Case { options: Options { arrivals, policy: Policy::parse(policy)?, ..base }, name })

@@ -1,9 +1,9 @@
 //! Cells on what happens when schedulers know less.
 
 use super::made_up::{HOT_PREFIX, TIGHT_BLOCKS, TIGHT_CACHE};
-use super::{Settings, first_token, of, options, ratio};
+use super::{Settings, first_token, mooncake, of, options, ratio};
 use crate::Error;
-use crate::comparison::{Case, Compared};
+use crate::comparison::{Case, Compared, Input, compare};
 use crate::figure::{Figure, Goal};
 use crate::policy::Policy;
 use crate::result::{Mean, Replayed};
@@ -16,26 +16,50 @@ const MODERATE: &str = "shared-prefix:groups=150:system_tokens=6000:question_tok
     :conversations=3000:rate=15";
 
 /// What changes when metrics are up to 5 s old.
-pub(super) fn scrape_period(settings: &Settings<'_>, _: &Trace) -> Result<Vec<Figure>, Error> {
-    const PERIODS: [f64; 4] = [0.05, 0.2, 1.0, 5.0];
-    let base = options("a100", None, 8)?;
-    let cases: Vec<_> = PERIODS
-        .iter()
-        .map(|&period| Case {
-            options: Options { scrape: Scrape { period, delay: 0.0 }, ..base.clone() },
-            name: format!("{period} s"),
-        })
-        .collect();
-    let compared = settings.compare_cases(HOT_PREFIX, &cases)?;
-    let means: Vec<_> = compared.iter().map(|case| case.mean(first_token).value).collect();
-    let (shortest, longest) =
-        (means.iter().copied().fold(f64::INFINITY, f64::min), means.iter().copied().fold(0.0, f64::max));
-    let change =
-        Mean { value: (longest - shortest) / means.first().copied().unwrap_or(1.0) * 100.0, spread: 0.0 };
-    let each = compared.iter().map(|case| format!("{} {:.3} s", case.name, case.mean(first_token).value));
-    let detail = each.collect::<Vec<_>>().join(", ");
-    let name = "scrape-period/change-of-mean-time-to-first-token";
-    Ok(vec![Figure::new(name, change, "%", Goal::AtMost(10.0)).detail(detail)])
+pub(super) fn scrape_period(settings: &Settings<'_>, trace: &Trace) -> Result<Vec<Figure>, Error> {
+    let made_up = |workload| Workload::parse(workload).map(Input::MadeUp);
+    let tight = options("a100", TIGHT_BLOCKS, 8)?;
+    let mut figures =
+        vec![change_by_period(settings, "tight-cache", &made_up(MODERATE)?, &tight, Goal::AtMost(10.0))?];
+    // So close to what eight replicas can do that two seeds differ by more than that.
+    let hot = options("a100", None, 8)?;
+    figures.push(change_by_period(settings, "hot-prefix", &made_up(HOT_PREFIX)?, &hot, Goal::None)?);
+    if trace.requests.is_empty() {
+        figures.push(Figure::left_out("scrape-period/mooncake", super::NO_TRACE));
+    } else {
+        let input = Input::Recorded(trace.clone());
+        figures.push(change_by_period(
+            settings,
+            "mooncake",
+            &input,
+            &mooncake::fast_options()?,
+            Goal::AtMost(10.0),
+        )?);
+    }
+    Ok(figures)
+}
+
+fn change_by_period(
+    settings: &Settings<'_>,
+    name: &str,
+    input: &Input,
+    base: &Options,
+    goal: Goal,
+) -> Result<Figure, Error> {
+    let case = |period: f64| Case {
+        options: Options { scrape: Scrape { period, delay: 0.0 }, ..base.clone() },
+        name: format!("{period} s"),
+    };
+    let compared = compare(input, &[0.05, 0.2, 1.0, 5.0].map(case), settings.seeds, settings.progress)?;
+    let means: Vec<_> = compared.iter().map(|case| case.mean(first_token)).collect();
+    let values = || means.iter().map(|mean| mean.value);
+    let (shortest, longest) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
+    let change = (longest - shortest) / values().next().unwrap_or(1.0) * 100.0;
+    let spread = means.iter().map(|mean| mean.spread).fold(0.0, f64::max);
+    let each = compared.iter().zip(&means).map(|(case, mean)| format!("{} {:.3} s", case.name, mean.value));
+    let detail = format!("{}; spread: of the seeds of one period", each.collect::<Vec<_>>().join(", "));
+    let name = format!("scrape-period/{name}/change-of-mean-time-to-first-token");
+    Ok(Figure::new(name, Mean { value: change, spread }, "%", goal).detail(detail))
 }
 
 /// Four schedulers that know nothing of each other, have a prior in common, or know all.

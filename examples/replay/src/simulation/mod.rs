@@ -13,7 +13,7 @@ use p3sched::EndpointMetrics;
 use slab::Slab;
 
 pub use options::{
-    Arrivals, Failure, Feedback, Options, Replica, SchedulerRestart, Schedulers, Scrape, Sharing,
+    Arrivals, Failure, Feedback, Machine, Options, Replica, SchedulerRestart, Schedulers, Scrape, Sharing,
 };
 
 use crate::Error;
@@ -318,12 +318,9 @@ impl<'a> Simulation<'a> {
             result.predicted_tokens = pick.predicted_tokens;
         }
         self.in_flight.insert(InFlight { number, pick: pick.clone(), cached_tokens: 0 });
-        let was_idle = replica.engine.next_event().is_none();
         replica.engine.submit(job, replica.clock.own(self.now));
         self.plan_engine(pick.replica);
-        if was_idle {
-            self.share_machine();
-        }
+        self.share_machine();
         true
     }
 
@@ -349,7 +346,6 @@ impl<'a> Simulation<'a> {
         let Some(due) = replica.engine.next_event() else { return };
         let mut events = std::mem::take(&mut self.engine_events);
         replica.engine.advance(due, &mut events);
-        let is_idle = replica.engine.next_event().is_none();
         self.plan_engine(at);
         for event in events.drain(..) {
             match event {
@@ -358,9 +354,7 @@ impl<'a> Simulation<'a> {
             }
         }
         self.engine_events = events;
-        if is_idle {
-            self.share_machine();
-        }
+        self.share_machine();
     }
 
     fn first_token(&mut self, ticket: usize, cached_tokens: u32) {
@@ -405,14 +399,15 @@ impl<'a> Simulation<'a> {
 
     /// Where engines share a machine, gives each its part of it.
     fn share_machine(&mut self) {
-        let Some(at_full_speed) = self.options.engines_at_full_speed else { return };
-        let busy = self.replicas.iter().filter(|replica| replica.engine.next_event().is_some()).count();
-        let slowdown = (busy as f64 / at_full_speed).max(1.0);
+        let Some(machine) = self.options.machine else { return };
+        let wanted: f64 = self.replicas.iter().map(|replica| replica.engine.cores(machine.threads)).sum();
+        let slowdown = (wanted / machine.cores).max(1.0);
         for at in 0..self.replicas.len() {
-            if let Some(replica) = self.replicas.get_mut(at) {
+            let Some(replica) = self.replicas.get_mut(at) else { continue };
+            if replica.clock.slowdown != slowdown {
                 replica.clock.change(slowdown, self.now);
+                self.plan_engine(at);
             }
-            self.plan_engine(at);
         }
     }
 

@@ -30,8 +30,8 @@ pub struct Options {
     pub failures: Vec<Failure>,
     /// Schedulers that restart.
     pub restarts: Vec<SchedulerRestart>,
-    /// How many engines can compute at once at full speed, where all are on one machine; `None` where each has its own.
-    pub engines_at_full_speed: Option<f64>,
+    /// The machine that all engines are on; `None` where each has its own.
+    pub machine: Option<Machine>,
     /// Numbers of the requests whose decisions are kept with their explanations.
     pub explain: Vec<u64>,
     /// Seconds between two samples of the replicas' load.
@@ -54,7 +54,7 @@ impl Options {
             session_keys: false,
             failures: Vec::new(),
             restarts: Vec::new(),
-            engines_at_full_speed: None,
+            machine: None,
             explain: Vec::new(),
             sample_period: 1.0,
         }
@@ -68,6 +68,15 @@ pub struct Replica {
     pub engine: EngineParameters,
     /// The models that it serves, by their position in the trace; empty for all.
     pub models: Vec<u16>,
+}
+
+/// A machine that engines share: while they want more cores than it has, all are slower in proportion.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Machine {
+    /// Its cores.
+    pub cores: f64,
+    /// Cores that an engine uses for what a step takes per token; for what it takes whatever it computes, it uses one.
+    pub threads: f64,
 }
 
 /// When requests come.

@@ -151,7 +151,8 @@ fn engines_on_one_machine_slow_each_other_down() {
         let chain = trace.add_chain([at]);
         trace.push(TraceRequest { prompt_tokens: 90, ..TraceRequest::new(at, chain) });
     }
-    let options = Options { engines_at_full_speed: Some(1.0), ..options("round-robin", 2) };
+    let options =
+        Options { machine: Some(Machine { cores: 1.0, threads: 1.0 }), ..options("round-robin", 2) };
     let replayed = run(&trace, &options);
     let times: Vec<_> =
         replayed.requests.iter().map(|request| (request.end - request.arrival) / 1_000_000).collect();

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use p3sched_examples::calibration::{Calibration, calibrate};
 use p3sched_examples::engines::{EngineKind, Fleet, MODEL};
 use p3sched_examples::envoy::{Envoy, EnvoyConfig, EnvoyOptions};
 use p3sched_examples::picker::{Picker, PickerOptions};
@@ -69,15 +70,17 @@ async fn compare(arguments: &Arguments) -> Result<ExitCode> {
     workspace_binary("epp-server", "epp-server")?;
     let output = arguments.output.clone().unwrap_or_else(|| repository_root().join("target/demo"));
     let plan = Plan::new(arguments.engine, arguments.short);
-    let round_robin = run(Routing::RoundRobin, arguments.engine, &plan, &output.join("round-robin")).await?;
-    let p3sched = run(Routing::P3sched, arguments.engine, &plan, &output.join("p3sched")).await?;
+    let (round_robin, calibration) =
+        run(Routing::RoundRobin, arguments.engine, &plan, &output.join("round-robin")).await?;
+    let (p3sched, _) = run(Routing::P3sched, arguments.engine, &plan, &output.join("p3sched")).await?;
 
-    let summary = Summary::new(
+    let mut summary = Summary::new(
         arguments.engine,
         Figures::of(&round_robin, REPLICAS),
         Figures::of(&p3sched, REPLICAS),
         p3sched.checks,
     );
+    (summary.workload, summary.calibration) = (Some(plan), calibration);
     let (page, json) = (output.join("report.html"), output.join("summary.json"));
     write_page(&page, &summary, &round_robin, &p3sched)?;
     std::fs::write(&json, serde_json::to_string_pretty(&summary)? + "\n")
@@ -94,16 +97,30 @@ async fn compare(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Starts everything afresh, runs the workload and stops everything.
-async fn run(routing: Routing, engine: EngineKind, plan: &Plan, folder: &Path) -> Result<RunResult> {
+///
+/// Real engines are measured one by one before anything else is sent.
+async fn run(
+    routing: Routing,
+    engine: EngineKind,
+    plan: &Plan,
+    folder: &Path,
+) -> Result<(RunResult, Option<Calibration>)> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     let progress = progress_bar(routing, plan.requests())?;
     progress.set_message(format!("starting {REPLICAS} engines"));
     let mut fleet = Fleet::start(engine, REPLICAS, folder).await?;
+    let calibration = match (engine, fleet.addrs().first()) {
+        (EngineKind::Vllm, Some(&first)) => {
+            progress.set_message("measuring one engine");
+            Some(calibrate(plan, first).await?)
+        }
+        _ => None,
+    };
     let (_picker, envoy) = gateway(routing, engine, &fleet.addrs(), folder).await?;
     let client = Client::new(&envoy.url(), MODEL, &fleet.addrs())?;
     let result = Runner::new(plan, client, REPLICAS, &progress).run(&mut fleet).await;
     progress.finish_with_message("done");
-    Ok(result)
+    Ok((result, calibration))
 }
 
 async fn gateway(
