@@ -16,15 +16,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Compare policies on a trace or a made-up workload
     Run(Box<command::run::Arguments>),
-    /// Measure everything that the scheduler's default has to reach
     Goals(command::goals::Arguments),
-    /// Answer how many replicas are needed, and what routing by prefix saves
     WhatIf(Box<command::what_if::Arguments>),
-    /// Search weights and load gate for a goal
     Tune(Box<command::tune::Arguments>),
-    /// Justify every default number of the scheduler's configuration
     Sweeps(command::sweeps::Arguments),
     /// Compare the simulated engine with the real ones of a demo
     Validate(command::validate::Arguments),

@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_named() {
         let refused = |text| Policy::parse(text).unwrap_err().to_string();
-        assert!(refused("defualt").contains("unknown policy `defualt` (did you mean `default`?)"));
+        assert!(refused("defaults").contains("unknown policy `defaults` (did you mean `default`?)"));
         assert!(refused("default:load_gate=2").contains("did you mean `load_gate_seconds`?"));
         assert!(refused("default:load_gate_seconds=-1").contains("0 or more, or null: `-1`"));
         assert!(refused("dynamo:overlap_weight=x").contains("must be a number, 0 or more"));

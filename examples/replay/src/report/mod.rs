@@ -111,6 +111,8 @@ pub struct Table {
     pub head: Vec<String>,
     /// The rows.
     pub rows: Vec<Row>,
+    /// Whether its cells hold words in place of numbers.
+    pub is_prose: bool,
 }
 
 /// A row of a table.
@@ -189,7 +191,13 @@ impl Tile {
 impl Table {
     /// An empty table.
     pub fn new<'a>(head: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { head: head.into_iter().map(str::to_owned).collect(), rows: Vec::new() }
+        Self { head: head.into_iter().map(str::to_owned).collect(), ..Self::default() }
+    }
+
+    /// The same table for cells that hold words in place of numbers.
+    #[must_use]
+    pub fn prose(self) -> Self {
+        Self { is_prose: true, ..self }
     }
 }
 

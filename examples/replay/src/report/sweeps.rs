@@ -21,7 +21,7 @@ pub fn of_sweeps(swept: &[Swept], seeds: u64, command: &str) -> Result<Report, E
         let blocks = vec![Block::text(sentence(sweep)), chart, Block::Table { table: table(sweep) }];
         sections.push(Section::new(sweep.name.clone(), blocks));
     }
-    let mut left_out = Table::new(["not swept", "why"]);
+    let mut left_out = Table::new(["not swept", "why"]).prose();
     let row = |(name, reason): &(&str, &str)| Row {
         cells: vec![Cell::new(*name), Cell::new(*reason)],
         is_marked: false,
@@ -77,7 +77,7 @@ pub fn value_text(value: Option<f64>) -> String {
 }
 
 fn overview(swept: &[Swept], seeds: u64) -> Section {
-    let mut table = Table::new(["default number", "default", "verdict"]);
+    let mut table = Table::new(["default number", "default", "verdict"]).prose();
     table.rows = swept
         .iter()
         .map(|sweep| Row {
@@ -89,13 +89,13 @@ fn overview(swept: &[Swept], seeds: u64) -> Section {
             is_marked: matches!(sweep.verdict, Verdict::Better { .. }),
         })
         .collect();
-    let mut scenarios = Table::new(["scenario", "what it is like"]);
+    let mut scenarios = Table::new(["scenario", "what it is like"]).prose();
     let row =
         |name: &str, words: &str| Row { cells: vec![Cell::new(name), Cell::new(words)], is_marked: false };
     scenarios.rows = SCENARIOS.iter().map(|scenario| row(scenario.name, scenario.explanation)).collect();
     let text = format!(
         "Every number was varied alone, in {} scenarios on eight replicas under {seeds} seeds. A value is compared with the \
-         default seed by seed; a difference counts if it is more than twice its standard error.",
+         default seed by seed; a difference counts if it is more than three times its standard error.",
         SCENARIOS.len()
     );
     Section::new(

@@ -1,7 +1,7 @@
 //! The report on numbers of replicas.
 
 use super::chart::{Axis, Line, Plot, Scale};
-use super::format::{label, number, percent, percent_label, seconds, seconds_label, spread};
+use super::format::{label, number, percent, seconds, seconds_label, spread};
 use super::{About, Block, Cell, Report, Row, Section, Table};
 use crate::Error;
 use crate::result::Mean;
@@ -96,8 +96,8 @@ fn plots(answers: &[Answer]) -> [Plot; 3] {
         ),
         plot(
             "Efficiency",
-            "100 % is n times as many requests from n replicas as from one.",
-            Axis::new("", Scale::FromZero, percent_label),
+            "1 is n times as many requests from n replicas as from one; more comes from caches that hold more together.",
+            Axis::new("", Scale::FromZero, label),
             |answer| answer.efficiency,
         ),
     ]

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::policy::Policy;
-use crate::simulation::{Failure, Options};
+use crate::simulation::Options;
 
 /// A number and the values to be tried.
 #[derive(Debug, Clone)]
@@ -48,18 +48,16 @@ pub enum Under {
     OldMetrics,
     /// Nobody reports first tokens.
     NoFirstTokens,
-    /// Nobody reports first tokens or the ends of answers.
-    NoReports,
+    /// Nobody reports the ends of answers.
+    NoEnds,
     /// The engines' metrics do not say how large their caches are.
     NoCapacity,
     /// Everything, and to which conversation a request belongs.
     Sessions,
-    /// Two replicas fail for 10 seconds each.
-    Failures,
 }
 
 /// Fields that are no numbers to be swept, or that a replay cannot judge, with the reason.
-pub const LEFT_OUT: [(&str, &str); 12] = [
+pub const LEFT_OUT: [(&str, &str); 14] = [
     ("preset", "a name; `replay run --policy all` compares the presets"),
     ("filters", "a list; their parameters are swept"),
     ("scorers", "a list; weights and parameters are swept"),
@@ -68,6 +66,8 @@ pub const LEFT_OUT: [(&str, &str); 12] = [
     ("seed", "any number is as good"),
     ("bytes_per_token", "a property of texts; prompts of a replay have one byte per token"),
     ("metrics.engine", "a name"),
+    ("metrics.dead_after_scrapes", "a request to a replica that is gone is sent on at once in a replay"),
+    ("metrics.dead_after_seconds", "as metrics.dead_after_scrapes"),
     ("metrics.names", "names"),
     ("kv_events.model", "a name"),
     ("kv_events.confirm_within_seconds", "simulated engines send no KV events"),
@@ -113,12 +113,9 @@ fn knowledge() -> Vec<Sweep> {
     vec![
         field("metrics.fresh_seconds", 1.0, &[0.0, 0.5, 1.0, 2.0, 4.0]).under(Under::OldMetrics),
         field("metrics.expire_seconds", 5.0, &[1.5, 2.5, 5.0, 10.0, 30.0]).under(Under::OldMetrics),
-        field("metrics.dead_after_scrapes", 3.0, &[1.0, 2.0, 3.0, 10.0, 50.0]).under(Under::Failures),
-        field("metrics.dead_after_seconds", 3.0, &[0.1, 0.5, 1.0, 3.0, 10.0]).under(Under::Failures),
         field("bookings.first_token_timeout_seconds", 10.0, &[0.5, 1.0, 3.0, 10.0, 30.0, 120.0])
             .under(Under::NoFirstTokens),
-        field("bookings.request_timeout_seconds", 600.0, &[10.0, 60.0, 600.0, 3600.0])
-            .under(Under::NoReports),
+        field("bookings.request_timeout_seconds", 600.0, &[10.0, 60.0, 600.0, 3600.0]).under(Under::NoEnds),
         field(
             "default_capacity_tokens",
             4_194_304.0,
@@ -265,10 +262,9 @@ impl Under {
             Self::Everything => "",
             Self::OldMetrics => "with metrics every 2 seconds and without first tokens reported",
             Self::NoFirstTokens => "without first tokens reported",
-            Self::NoReports => "without first tokens and ends reported",
+            Self::NoEnds => "without ends reported",
             Self::NoCapacity => "without the capacity of the caches reported",
             Self::Sessions => "with session keys",
-            Self::Failures => "while two replicas fail for 10 seconds each",
         }
     }
 
@@ -281,16 +277,9 @@ impl Under {
                 options.feedback.first_tokens = false;
             }
             Self::NoFirstTokens => options.feedback.first_tokens = false,
-            Self::NoReports => {
-                options.feedback.first_tokens = false;
-                options.feedback.ends = false;
-            }
+            Self::NoEnds => options.feedback.ends = false,
             Self::NoCapacity => options.feedback.capacity = false,
             Self::Sessions => options.session_keys = true,
-            Self::Failures => {
-                let failure = |replica, at| Failure { replica, at, lasts: 10.0 };
-                options.failures = vec![failure(1, 10.0), failure(5, 25.0)];
-            }
         }
     }
 }

@@ -58,7 +58,7 @@ pub struct Outcome {
     /// How much longer the mean time to the first token is than with the default, seed by seed: natural logarithm of the
     /// ratio, negative if it is shorter.
     pub longer: f64,
-    /// Twice the standard error of that.
+    /// Three times the standard error of that.
     pub error: f64,
 }
 
@@ -87,7 +87,10 @@ pub fn run(sweeps: &[Sweep], seeds: u64, progress: &(dyn Fn(u64) + Sync)) -> Res
     }
     let swept = sweeps.iter().zip(results).map(|(sweep, values)| Swept {
         name: sweep.name.to_owned(),
-        under: [sweep.policy, sweep.under.words()].join(" ").trim().to_owned(),
+        under: match sweep.policy {
+            "default" => sweep.under.words().to_owned(),
+            policy => format!("{policy} {}", sweep.under.words()).trim_end().to_owned(),
+        },
         default: sweep.default,
         verdict: Verdict::of(&values, sweep.default),
         values,
@@ -140,7 +143,7 @@ impl Outcome {
             p99_time_to_first_token: mean(|summary| summary.time_to_first_token.p99),
             cached_ratio: mean(|summary| summary.cached_ratio),
             longer: average,
-            error: 2.0 * (variance / count).sqrt(),
+            error: 3.0 * (variance / count).sqrt(),
         }
     }
 }

@@ -38,7 +38,7 @@ pub const SCENARIOS: [Scenario; 6] = [
         name: "conversations",
         explanation: "six turns each, short system prompts, caches that hold a third of the conversations",
         workload: "shared-prefix:groups=40:system_tokens=800:question_tokens=400:answer_tokens=200:turns=6\
-                   :conversations=500:rate=14",
+                   :conversations=500:rate=11",
         cache_blocks: Some(6_000),
     },
     Scenario {
@@ -52,7 +52,7 @@ pub const SCENARIOS: [Scenario; 6] = [
     Scenario {
         name: "agents",
         explanation: "tasks of eight steps with two helpers each, prompts of up to 16 000 tokens",
-        workload: "agents:tasks=90:rate=1.2",
+        workload: "agents:tasks=100:rate=0.9",
         cache_blocks: Some(20_000),
     },
     Scenario {
