@@ -19,17 +19,22 @@ fn path() -> PathBuf {
 }
 
 fn manual() -> String {
+    let _alone = WRITING.lock().unwrap();
+    read()
+}
+
+fn read() -> String {
     std::fs::read_to_string(path()).unwrap()
 }
 
-/// Several tables are in one file.
+/// Several tables are in one file, which other tests read.
 static WRITING: Mutex<()> = Mutex::new(());
 
 /// Compares what stands between the two marks of a table with what should.
 fn check(name: &str, table: &str) {
     let (begin, end) = (format!("<!-- {name}: generated -->\n"), format!("<!-- {name}: end -->"));
     let _alone = WRITING.lock().unwrap();
-    let manual = manual();
+    let manual = read();
     let (head, rest) = manual.split_once(&begin).unwrap();
     let (written, tail) = rest.split_once(&end).unwrap();
     if std::env::var_os("UPDATE_MANUAL").is_some() {
