@@ -55,7 +55,7 @@ async fn ask(stack: &Stack, prompt: &str) -> (String, Vec<String>) {
     let answer = read(forged.body(chat_body(prompt, false).to_string())).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     let seen: Value = serde_json::from_str(&answer.body).unwrap();
-    let headers = seen["headers"].as_array().unwrap().iter();
+    let headers = seen.get("headers").unwrap().as_array().unwrap().iter();
     let named = headers.filter(|header| header[0].as_str().unwrap().ends_with("prefiller-host-port"));
     let values = named.map(|header| header[1].as_str().unwrap().to_owned()).collect();
     (answer.engine().to_owned(), values)
