@@ -28,9 +28,10 @@ test: envoy-setup c-setup node-setup ## All tests, the ones through a real Envoy
 	$(MAKE) monitoring node python page
 
 .PHONY: test-vllm
-test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vLLM replicas (installs 6 GB)
-	$(CARGO) build --release -p epp-server -p p3sched-examples
+test-vllm: envoy-setup vllm-setup ## The end-to-end checks against three real vLLM replicas (installs 6 GB), and the replay's prediction of them; wants an idle machine
+	$(CARGO) build --release -p epp-server -p p3sched-examples -p p3sched-replay
 	$(TARGET)/release/demo --engine vllm --output target/test-vllm
+	$(TARGET)/release/replay validate target/test-vllm/summary.json
 
 .PHONY: bench
 bench: envoy-setup c-setup python-bench-setup node-setup ## Figures beside the peers' into target/bench/summary.json (single parts: cargo bench -p p3sched)
