@@ -264,8 +264,14 @@ fn logarithmic_ticks(from: f64, to: f64, most: usize) -> Vec<f64> {
         all.filter(|place| (from..=to).contains(place)).collect::<Vec<_>>()
     };
     let choices = [within(&[1.0, 2.0, 5.0]), within(&[1.0, 3.0]), within(&[1.0])];
-    let fitting = choices.iter().find(|ticks| ticks.len() <= most);
-    fitting.or(choices.last()).cloned().unwrap_or_default()
+    match choices.iter().find(|ticks| ticks.len() <= most).or(choices.last()) {
+        Some(ticks) if ticks.len() > 2 => ticks.clone(),
+        // Over less than a power of ten the scale is nearly even.
+        _ => {
+            let even = even_ticks(10_f64.powf(from), 10_f64.powf(to), most);
+            even.into_iter().filter(|value| *value > 0.0).map(f64::log10).collect()
+        }
+    }
 }
 
 fn refused(error: impl std::fmt::Display) -> Error {
@@ -284,6 +290,7 @@ mod tests {
             logarithmic_ticks(-1.1, 0.8, 9).iter().map(|place| 10_f64.powf(*place)).collect();
         assert_eq!(values.len(), 6, "{values:?}");
         assert!((values[1] - 0.2).abs() < 1e-9);
+        assert_eq!(logarithmic_ticks(-0.1, 0.1, 6).len(), 5, "0.8, 0.9, … 1.2");
     }
 
     #[test]
