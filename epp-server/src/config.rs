@@ -168,6 +168,8 @@ impl Settings {
             return Err(NO_CERTIFICATE.to_owned());
         }
         let election = flags.ha_enable_leader_election.then(|| election(&flags, &first.name));
+        let metrics_endpoint_auth =
+            flags.metrics_endpoint_auth.unwrap_or(matches!(first.endpoints, EndpointSource::Kubernetes(_)));
         let reload_certificates = flags.enable_cert_reload && flags.secure_serving;
         notes.extend(flags.without_effect().map(|flag| format!("`{flag}` has no effect in this server")));
         if flags.enable_cert_reload && !flags.secure_serving {
@@ -195,7 +197,7 @@ impl Settings {
             certificates: flags.cert_path,
             reload_certificates,
             election,
-            metrics_endpoint_auth: flags.metrics_endpoint_auth,
+            metrics_endpoint_auth,
             endpoints: first.endpoints,
             profile,
             scheduler: first.scheduler,

@@ -37,7 +37,7 @@ pub struct Flags {
     #[arg(long, value_name = "PORT", default_value_t = 9090, help_heading = PORTS)]
     pub metrics_port: u16,
 
-    /// Who may see the page and /api on --metrics-port; /metrics and /healthz are for everyone
+    /// Who may see the page and /api on --metrics-port
     #[arg(long, value_name = "FROM", value_enum, default_value_t, help_heading = PORTS)]
     pub admin_access: AdminAccess,
 
@@ -45,11 +45,11 @@ pub struct Flags {
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = PORTS)]
     pub admin_host: Vec<String>,
 
-    /// Ask the Kubernetes API whether a token may read /metrics (`TokenReview`, `SubjectAccessReview`); the reference picker
-    /// does so unless it is told not to
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", value_parser = parse_bool, action = ArgAction::Set, help_heading = PORTS)]
-    pub metrics_endpoint_auth: bool,
+    /// Ask the Kubernetes API whether a token may read /metrics (`TokenReview`, `SubjectAccessReview`) [default: true where
+    /// replicas are found by Kubernetes, as in the reference picker, else false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = parse_bool, help_heading = PORTS)]
+    pub metrics_endpoint_auth: Option<bool>,
 
     /// Address that all ports listen on [default: every address, IPv6 and IPv4]
     #[arg(long, value_name = "IP", help_heading = PORTS)]

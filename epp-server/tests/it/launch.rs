@@ -240,7 +240,8 @@ fn a_pool_is_read_from_kubernetes_unless_the_replicas_are_given() {
     let pods = PodSource::Pool { name: "llama".to_owned(), group: PoolGroup::Experimental };
     let found = EndpointSource::Kubernetes(KubernetesSource { namespace: "models".to_owned(), pods });
     let read = pool(&["--pool-group", "inference.networking.x-k8s.io"]);
-    assert!(read.endpoints == found && read.needs_kubernetes());
+    assert!(read.endpoints == found && read.needs_kubernetes() && read.metrics_endpoint_auth);
+    assert!(!pool(&["--metrics-endpoint-auth=false"]).metrics_endpoint_auth);
     let given = pool(&[REPLICAS]);
     assert!(matches!(given.endpoints, EndpointSource::Fixed(_)) && !given.needs_kubernetes());
     assert!(pool(&[REPLICAS, "--metrics-endpoint-auth"]).needs_kubernetes());
