@@ -2,7 +2,7 @@
 //!
 //! Like vLLM's scheduler it works in steps: requests that generate get one token each, prompts are computed in chunks
 //! within the step's budget of tokens, first those that have begun, then those that wait, in the order of their arrival.
-//! A prompt's leading blocks that are in the [KV cache](kv_cache) are not computed, but for its last token. When blocks
+//! A prompt's leading blocks that are in the KV cache are not computed, but for its last token. When blocks
 //! run out, the request that came last gives its own back and starts over.
 //!
 //! Steps in which every request only generates are run together, up to the next that ends: what they take is a sum with

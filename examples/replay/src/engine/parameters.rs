@@ -40,7 +40,7 @@ use crate::Error;
 /// Names of all presets.
 pub const PRESETS: [&str; 5] = ["t4", "v6e-4", "a100", "h100", "4xh100-70b"];
 
-/// How long an engine takes; all in seconds. See the [module](self) for the formula.
+/// How long an engine takes; all in seconds. See the module for the formula.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Timing {
     /// Of every step, whatever it computes.

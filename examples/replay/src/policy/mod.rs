@@ -1,13 +1,13 @@
 //! Step 3: the policies that are compared, each a real [`Scheduler`].
 //!
-//! Every [preset](p3sched::preset) of the scheduler, and the formulas that its peers publish. A peer's formula is a
+//! Every [`preset`](mod@p3sched::preset) of the scheduler, and the formulas that its peers publish. A peer's formula is a
 //! [picker](p3sched::picker::Picker) in the same scheduler: all see the same prefix index, the same scraped metrics and
 //! the same record of what is in flight, and differ in nothing but the rule.
 //!
 //! | policy | rule |
 //! |---|---|
 //! | [`sglang-cache-aware`](sglang_cache_aware) | SGLang's and vLLM's router: the longest match, unless the load is out of balance |
-//! | [`dynamo`](dynamo) | NVIDIA Dynamo: blocks to prefill and blocks to decode |
+//! | [`dynamo`] | NVIDIA Dynamo: blocks to prefill and blocks to decode |
 //! | `llm-d` | llm-d: holders of the prefix alone, then the fewest tokens; the preset [`affinity-token`](p3sched::preset) |
 //! | [`bounded-load-hash`](bounded_load_hash) | KubeAI: consistent hashing with bounded loads |
 //!

@@ -3,9 +3,9 @@
 //! | workload | what it is like |
 //! |---|---|
 //! | [`shared-prefix`](shared_prefix) | conversations in groups that share a system prompt; some groups are more popular |
-//! | [`bursts`](bursts) | the same, and now and then many requests with one hot prefix at once |
-//! | [`agents`](agents) | tasks whose prompt grows with every tool call, with helpers that start from the same head |
-//! | [`mixed`](mixed) | several models and adapters that share nothing |
+//! | [`bursts`] | the same, and now and then many requests with one hot prefix at once |
+//! | [`agents`] | tasks whose prompt grows with every tool call, with helpers that start from the same head |
+//! | [`mixed`] | several models and adapters that share nothing |
 //!
 //! On a command line a workload is a name and what it changes: `shared-prefix:groups=150:zipf=1.4`.
 
