@@ -45,13 +45,20 @@ impl Readiness {
 pub struct Conditions {
     /// How many conditions do not hold.
     unmet: Arc<watch::Sender<usize>>,
+    only_at_start: bool,
 }
 
 impl Conditions {
     /// One more condition, which does not hold yet.
     pub fn add(&self) -> Condition {
         self.unmet.send_modify(|unmet| *unmet += 1);
-        Condition { unmet: Arc::clone(&self.unmet), holds: false }
+        Condition { unmet: Arc::clone(&self.unmet), only_at_start: self.only_at_start, holds: false }
+    }
+
+    /// The same ones; what is added through this holds for good once it has held.
+    #[must_use]
+    pub fn only_at_start(&self) -> Self {
+        Self { unmet: Arc::clone(&self.unmet), only_at_start: true }
     }
 }
 
@@ -59,13 +66,14 @@ impl Conditions {
 #[derive(Debug)]
 pub struct Condition {
     unmet: Arc<watch::Sender<usize>>,
+    only_at_start: bool,
     holds: bool,
 }
 
 impl Condition {
     /// Says whether it holds.
     pub fn set(&mut self, holds: bool) {
-        if holds != self.holds {
+        if holds != self.holds && (holds || !self.only_at_start) {
             self.holds = holds;
             self.unmet.send_modify(|unmet| if holds { *unmet -= 1 } else { *unmet += 1 });
         }
@@ -79,4 +87,25 @@ pub async fn service() -> (Readiness, HealthServer<impl Health>) {
     let readiness = Readiness(reporter);
     readiness.set(false).await;
     (readiness, server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_counts_only_at_start_takes_readiness_from_nobody() {
+        let conditions = Conditions::default();
+        let mut always = conditions.add();
+        let mut first = conditions.only_at_start().add();
+        let unmet = || *conditions.unmet.borrow();
+        always.set(true);
+        assert_eq!(unmet(), 1);
+        first.set(true);
+        assert_eq!(unmet(), 0);
+        first.set(false);
+        assert_eq!(unmet(), 0);
+        always.set(false);
+        assert_eq!(unmet(), 1);
+    }
 }

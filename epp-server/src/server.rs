@@ -155,8 +155,11 @@ impl Server {
         tasks.spawn(async move {
             axum::serve(self.metrics_port, routes).await.map_err(|error| error.to_string())
         });
-        for served in &mut self.pools {
-            served.start(&mut tasks, self.kubernetes.as_ref(), &conditions)?;
+        let needed = if self.pools.len() > 1 { conditions.only_at_start() } else { conditions.clone() };
+        for (place, served) in self.pools.iter_mut().enumerate() {
+            // One pool that is missing must not take the server from the others.
+            let needed = if place == 0 { needed.clone() } else { Conditions::default() };
+            served.start(&mut tasks, self.kubernetes.as_ref(), &needed)?;
         }
         if let Some(certificate) = self.certificate.filter(|_| self.settings.reload_certificates) {
             follow(&mut tasks, certificate.watch()?);
