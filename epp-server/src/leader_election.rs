@@ -1,8 +1,10 @@
 //! Several servers for one pool, of which one is ready: the holder of a lease of the Kubernetes API.
 //!
 //! The lease has the name and the times of the reference picker's, so that servers of both kinds take turns while one replaces
-//! the other. Different from it: an outage of the API takes the leadership from nobody. No other server can become
-//! leader then, and a leader that came back first would have lost the pool's only ready server.
+//! the other. Different from it: an API that does not answer takes the leadership from nobody. Where it is away for all, no
+//! other server can become leader, and the pool would lose its only ready server. A leader that alone is cut off from the API
+//! stays ready beside the one that takes its lease, until it reaches the API again. One whom the API refuses to write gives up
+//! when its lease has run out.
 
 use std::time::Duration;
 
@@ -53,6 +55,7 @@ pub async fn run(
         name: settings.lease(),
         identity: settings.identity,
         held: None,
+        renewed: None,
         rival: None,
         shown: None,
     };
@@ -68,7 +71,12 @@ pub async fn run(
                 leads.set(holder == candidate.identity);
                 candidate.show(Ok(holder));
             }
-            Ok(Err(error)) => candidate.missed(client_error(&error)),
+            Ok(Err(error)) => {
+                if candidate.is_shut_out(&error) {
+                    leads.set(false);
+                }
+                candidate.missed(client_error(&error));
+            }
             Err(_elapsed) => candidate.missed("no answer in time".to_owned()),
         }
     }
@@ -84,6 +92,8 @@ struct Candidate {
     identity: String,
     /// The lease as it was last written here, while it is held.
     held: Option<Lease>,
+    /// When it was last written here, while this server leads.
+    renewed: Option<Instant>,
     /// The version of the lease that another one holds, and since when it is known.
     rival: Option<(Option<String>, Instant)>,
     /// The last outcome that the log knows.
@@ -109,6 +119,7 @@ impl Candidate {
             },
         };
         if let Some(holder) = self.rival_of(&lease) {
+            self.renewed = None;
             return Ok(holder);
         }
         let lease = taken(lease, &self.identity);
@@ -126,7 +137,21 @@ impl Candidate {
     fn hold(&mut self, lease: Lease) -> String {
         self.rival = None;
         self.held = Some(lease);
+        self.renewed = Some(Instant::now());
         self.identity.clone()
+    }
+
+    /// Whether the lease ran out while the API lets others write it, but not this server.
+    fn is_shut_out(&mut self, error: &Error) -> bool {
+        let is_refused = matches!(error, Error::Api(status) if matches!(status.code, 401 | 403));
+        let lease_time = Duration::from_secs(LEASE_SECONDS.unsigned_abs().into());
+        let has_run_out = self.renewed.is_some_and(|renewed| renewed.elapsed() >= lease_time);
+        if is_refused && has_run_out {
+            self.renewed = None;
+            tracing::warn!(lease = self.name, "no longer leading, the API refuses this server the lease");
+            return true;
+        }
+        false
     }
 
     /// The other holder of a lease, as long as it may still renew it.
