@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use p3sched::config::FilterConfig;
 use p3sched::filter::load_gate;
@@ -168,8 +168,11 @@ impl Settings {
             return Err(NO_CERTIFICATE.to_owned());
         }
         let election = flags.ha_enable_leader_election.then(|| election(&flags, &first.name));
-        let metrics_endpoint_auth =
-            flags.metrics_endpoint_auth.unwrap_or(matches!(first.endpoints, EndpointSource::Kubernetes(_)));
+        let is_from_kubernetes =
+            |pool: &PoolSettings| matches!(pool.endpoints, EndpointSource::Kubernetes(_));
+        let metrics_endpoint_auth = flags
+            .metrics_endpoint_auth
+            .unwrap_or_else(|| further_pools.iter().chain([&first]).any(is_from_kubernetes));
         let reload_certificates = flags.enable_cert_reload && flags.secure_serving;
         notes.extend(flags.without_effect().map(|flag| format!("`{flag}` has no effect in this server")));
         if flags.enable_cert_reload && !flags.secure_serving {
@@ -271,8 +274,8 @@ fn pool_name(flags: &Flags) -> Option<String> {
 }
 
 pub(crate) fn namespace(flags: &Flags) -> String {
-    let named = flags.pool_namespace.clone().or_else(|| std::env::var("NAMESPACE").ok());
-    named.unwrap_or_else(|| "default".to_owned())
+    let named = flags.pool_namespace.clone().into_iter().chain(std::env::var("NAMESPACE"));
+    named.into_iter().find(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned())
 }
 
 /// The pool of a server that has one.
@@ -300,7 +303,7 @@ pub(crate) fn state_settings(flags: &Flags) -> Option<StateSettings> {
 
 /// In a pod its name is unique; elsewhere the process and its start are.
 fn election(flags: &Flags, first_pool: &str) -> ElectionSettings {
-    let pod = std::env::var("POD_NAME").ok();
+    let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
     let (namespace, pool) = match first_pool.rsplit_once('/') {
         Some((namespace, pool)) => (namespace.to_owned(), pool.to_owned()),
         None => {
@@ -310,7 +313,8 @@ fn election(flags: &Flags, first_pool: &str) -> ElectionSettings {
         }
     };
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "epp".to_owned());
-    let identity = pod.unwrap_or_else(|| format!("{host}_{}_{}", std::process::id(), clock::now()));
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let identity = pod.unwrap_or_else(|| format!("{host}_{}_{started}", std::process::id()));
     ElectionSettings { namespace, pool, identity }
 }
 
@@ -453,6 +457,36 @@ mod tests {
             (stale.scheduler.metrics.fresh_seconds, stale.scheduler.metrics.expire_seconds),
             (0.5, 1.0)
         );
+    }
+
+    #[test]
+    fn metrics_need_a_token_where_any_pool_is_from_kubernetes() {
+        for (pools, needs_token) in [
+            ("[{name: a, endpoints: ['10.0.0.1:1']}, {name: b, endpoints: []}]", false),
+            ("[{name: a, endpoints: ['10.0.0.1:1']}, {name: b, inference_pool: b}]", true),
+            ("[{name: b, inference_pool: b}, {name: a, endpoints: ['10.0.0.1:1']}]", true),
+        ] {
+            let read = settings(&["--config-text", &format!("pools: {pools}")]).unwrap();
+            assert_eq!(read.metrics_endpoint_auth, needs_token, "{pools}");
+        }
+    }
+
+    #[test]
+    fn pools_that_would_share_a_state_file_are_refused() {
+        let read = |names: [&str; 3]| {
+            let pools = names.map(|name| format!("{{name: {name}, endpoints: []}}")).join(", ");
+            settings(&["--state-file=/tmp/state", "--config-text", &format!("pools: [{pools}]")])
+        };
+        assert!(read(["a", "team/chat", "chat"]).is_ok());
+        for (names, part) in [
+            (["a", "team/chat", "team.chat"], "`team.chat`"),
+            (["a", "prefill", "b"], "`prefill`"),
+            (["a", "next", "b"], "`next`"),
+            (["a", "b.prefill", "b"], "`b`"),
+        ] {
+            let error = read(names).unwrap_err();
+            assert!(error.contains("one state file") && error.contains(part), "{names:?}: {error}");
+        }
     }
 
     #[test]

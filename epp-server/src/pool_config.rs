@@ -151,6 +151,7 @@ pub(crate) fn several(
         }
         pools.push(PoolSettings { name, authorities, endpoints, scheduler, profiles, policies, state });
     }
+    check_state_files(&pools)?;
     let mut pools = pools.into_iter();
     let first = pools.next().ok_or(NONE)?;
     Ok((first, pools.collect()))
@@ -158,6 +159,25 @@ pub(crate) fn several(
 
 const TWICE: &str = "endpoints are given beside several pools; hint: give each pool its own, and leave out `endpoints`, `--endpoints…` and `--pool-name`";
 const NONE: &str = "no pool is given";
+
+/// Refuses pools of which one would write over what another one has learned, or is just writing.
+fn check_state_files(pools: &[PoolSettings]) -> Result<(), String> {
+    let mut paths = std::collections::HashSet::new();
+    for pool in pools {
+        let Some(state) = &pool.state else { continue };
+        for suffix in ["", ".prefill", ".next", ".prefill.next"] {
+            let mut path = state.path.clone().into_os_string();
+            path.push(suffix);
+            if !paths.insert(path) {
+                return Err(format!(
+                    "two pools would write one state file; hint: give one another name: `{}`",
+                    pool.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Refuses pools that could not be told apart, or not be shown.
 pub(crate) fn check_entries(entries: &[PoolEntry]) -> Result<(), String> {

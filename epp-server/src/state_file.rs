@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use p3sched::Scheduler;
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Where the state is kept.
@@ -28,6 +29,8 @@ pub struct StateSettings {
 pub struct StateFile {
     settings: StateSettings,
     scheduler: Arc<Scheduler>,
+    /// Held while the file is written: the last writing may begin during one of the period.
+    writing: Mutex<()>,
 }
 
 impl StateFile {
@@ -47,7 +50,7 @@ impl StateFile {
                 path.display()
             )
         })?;
-        let file = Self { settings, scheduler };
+        let file = Self { settings, scheduler, writing: Mutex::new(()) };
         file.restore();
         Ok(file)
     }
@@ -76,6 +79,7 @@ impl StateFile {
     }
 
     fn write(&self) -> io::Result<usize> {
+        let _writing = self.writing.lock();
         let path = &self.settings.path;
         let bytes = self.scheduler.snapshot();
         let temporary = beside(path);
