@@ -15,6 +15,8 @@ use tonic::transport::server::Connected;
 const PREFACE: usize = 24;
 const FRAME_HEAD: usize = 9;
 const HEADERS: u8 = 1;
+/// Most that a frame may hold here (RFC 9113, 4.2); the HTTP/2 library refuses a larger one by its head.
+const MAX_FRAME: usize = 16_384;
 const PADDED: u8 = 0x08;
 const WITH_PRIORITY: u8 = 0x20;
 /// Place of `:authority` in the static table.
@@ -45,7 +47,7 @@ impl<S> ClusterAuthority<S> {
             (at, self.skip) = (at + step, self.skip - step);
             let Some(head) = read.get(at..).and_then(<[u8]>::first_chunk) else { return at };
             let (length, kind) = read_head(head);
-            if kind != HEADERS {
+            if kind != HEADERS || length > MAX_FRAME {
                 self.skip = FRAME_HEAD + length;
                 continue;
             }
@@ -60,7 +62,7 @@ impl<S> ClusterAuthority<S> {
         let Some(head) = self.held.first_chunk() else { return FRAME_HEAD - self.held.len() };
         let (length, kind) = read_head(head);
         let missing = (FRAME_HEAD + length).saturating_sub(self.held.len());
-        if kind != HEADERS {
+        if kind != HEADERS || length > MAX_FRAME {
             self.skip = missing;
             return 0;
         }
@@ -364,9 +366,13 @@ mod tests {
             frame(1, 0x20, &[1]),
             [0, 1, 0, 1, 4, 0, 0, 0, 1, 0x41].to_vec(),
             [0, 0].to_vec(),
+            // A frame of 16 KiB and a byte.
+            [&[0, 0x40, 1, 1, 4, 0, 0, 0, 1, 0x41, 1, b'|'][..], &[0; 16_382]].concat(),
         ] {
             let sent = [preface.clone(), rest].concat();
-            assert_eq!(read(&sent, 4096).await, sent);
+            for piece in [7, 4096] {
+                assert_eq!(read(&sent, piece).await, sent);
+            }
         }
         assert_eq!(read(b"GET / HTTP/1.1\r\n\r\n", 5).await, b"GET / HTTP/1.1\r\n\r\n");
     }

@@ -1,4 +1,5 @@
-//! Who may see the page and `/api`. `/metrics` and `/healthz` are for everyone who reaches the port.
+//! Who may see the page and `/api`. `/metrics` and `/healthz` are for everyone who reaches the port, unless
+//! `review` asks for a token.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

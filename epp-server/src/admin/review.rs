@@ -20,20 +20,28 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::PostParams;
 use kube::{Api, Client, Error};
 use moka::sync::Cache;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::discovery::kubernetes::client_error;
 
 /// How long an answer counts; a scrape comes every few seconds.
 const REMEMBERED: Duration = Duration::from_secs(30);
 const MAX_REMEMBERED: u64 = 1_000;
+/// Questions that the API is asked at a time: whoever reaches the port can make up new tokens without end.
+const MAX_ASKED: usize = 8;
+/// An API that takes longer for an answer counts as away; waiting for a turn counts too.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asks the API, and remembers its answers for a moment.
 pub struct Reviewer {
     client: Client,
     verdicts: Cache<Question, Verdict>,
+    turns: Semaphore,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Not to be shown: it holds a secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Question {
     token: String,
     verb: String,
@@ -53,13 +61,21 @@ impl Reviewer {
     /// A reviewer that has not asked yet.
     pub fn new(client: Client) -> Self {
         let verdicts = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build();
-        Self { client, verdicts }
+        Self { client, verdicts, turns: Semaphore::new(MAX_ASKED) }
     }
 
-    async fn review(&self, question: Question) -> Result<Verdict, Error> {
+    async fn review(&self, question: Question) -> Result<Verdict, String> {
         if let Some(verdict) = self.verdicts.get(&question) {
             return Ok(verdict);
         }
+        match timeout(ANSWER_TIMEOUT, self.ask(question)).await {
+            Ok(answer) => answer.map_err(|error| client_error(&error)),
+            Err(_elapsed) => Err("no answer in time".to_owned()),
+        }
+    }
+
+    async fn ask(&self, question: Question) -> Result<Verdict, Error> {
+        let _turn = self.turns.acquire().await;
         let verdict = match self.user(&question.token).await? {
             None => Verdict::Unknown,
             Some(user) => match self.may(user, &question).await? {
@@ -113,7 +129,7 @@ pub(super) async fn check(
             (StatusCode::FORBIDDEN, "this account may not read this path\n").into_response()
         }
         Err(error) => {
-            tracing::warn!(error = client_error(&error), "Kubernetes API reviews no token");
+            tracing::warn!(error, "Kubernetes API reviews no token");
             (StatusCode::SERVICE_UNAVAILABLE, "the Kubernetes API reviews no token\n").into_response()
         }
     }
