@@ -46,7 +46,10 @@ impl Merged {
         let [newer, older] = &self.rewrites;
         let is_newer = |rewrite: &&ModelRewrite| newer.iter().any(|other| other.name == rewrite.name);
         let older = older.iter().filter(|rewrite| !is_newer(rewrite));
-        let rewrites = self.configured.model_rewrites.iter().chain(newer).chain(older).cloned();
+        let is_of_cluster =
+            |rewrite: &&ModelRewrite| self.rewrites.iter().flatten().any(|other| other.name == rewrite.name);
+        let configured = self.configured.model_rewrites.iter().filter(|rewrite| !is_of_cluster(rewrite));
+        let rewrites = configured.chain(newer).chain(older).cloned();
         self.pool.policies().set_model_rewrites(rewrites.collect());
     }
 }
