@@ -141,7 +141,7 @@ impl Candidate {
         self.identity.clone()
     }
 
-    /// Whether the lease ran out while the API lets others write it, but not this server.
+    /// Whether the lease ran out while the API, which others may still write, refuses this server.
     fn is_shut_out(&mut self, error: &Error) -> bool {
         let is_refused = matches!(error, Error::Api(status) if matches!(status.code, 401 | 403));
         let lease_time = Duration::from_secs(LEASE_SECONDS.unsigned_abs().into());

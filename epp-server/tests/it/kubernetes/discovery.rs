@@ -107,6 +107,21 @@ async fn the_server_waits_for_the_definition_and_for_the_pool() {
 }
 
 #[tokio::test]
+async fn of_several_pools_a_missing_one_leaves_the_server_ready_for_the_others() {
+    let cluster = Cluster::any().await;
+    cluster.put_pod("vllm-0", "127.1.0.1", |_| {}).await;
+    let program = cluster.start(&["--pool=llama", "--pool=missing"]);
+    program.line("there is no such InferencePool").await;
+    program.is_ready("readiness", false).await;
+    cluster.put_pool("llama", &[8000]).await;
+    program.is_ready("readiness", true).await;
+    program.has_endpoints(&["127.1.0.1:8000"]).await;
+    cluster.delete("inference.networking.k8s.io/v1", "InferencePool", "llama").await;
+    program.has_endpoints(&[]).await;
+    program.is_ready("readiness", true).await;
+}
+
+#[tokio::test]
 async fn the_server_waits_for_an_api_that_is_away_at_start() {
     let mut cluster = Cluster::own().await;
     cluster.put_pool("llama", &[8000]).await;

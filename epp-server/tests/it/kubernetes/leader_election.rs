@@ -89,3 +89,17 @@ async fn an_outage_of_the_api_leaves_the_leader_in_force() {
     assert_eq!(renewed["spec"]["holderIdentity"], holder);
     follower.is_ready("readiness", false).await;
 }
+
+#[tokio::test]
+async fn a_leader_that_may_not_write_the_lease_gives_up_when_it_has_run_out() {
+    let mut cluster = Cluster::own().await;
+    let leader = cluster.start(&ARGUMENTS);
+    leader.is_ready("readiness", true).await;
+    cluster.api().refuse("/leases", Some(403));
+    leader.line("lease not read").await;
+    leader.is_ready("readiness", true).await;
+    leader.is_ready("readiness", false).await;
+    leader.line("no longer leading").await;
+    cluster.api().refuse("/leases", None);
+    leader.is_ready("readiness", true).await;
+}

@@ -6,7 +6,7 @@ use epp_server::discovery::Pool;
 use epp_server::discovery::kubernetes::inference_pool::PoolGroup;
 use epp_server::discovery::kubernetes::{KubernetesSource, PodSource, follow};
 use epp_server::health::Conditions;
-use epp_server::policies::WrittenPolicies;
+use epp_server::policies::{ModelRewrite, Target, WrittenPolicies};
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
@@ -60,8 +60,17 @@ async fn objectives_and_rewrites_of_the_pool_are_in_force() {
     }]);
     cluster.put_rewrite("canary", "llama", canary).await;
     cluster.put_rewrite("foreign", "other", json!([{"targets": [{"modelRewrite": "no"}]}])).await;
-    let configured =
-        WrittenPolicies { objectives: [("configured".to_owned(), 3)].into(), ..WrittenPolicies::default() };
+    let rewrite = ModelRewrite {
+        name: "canary".to_owned(),
+        matches: vec!["food".to_owned()],
+        targets: vec![Target { model: "configured".to_owned(), weight: 1 }],
+        created: 0,
+    };
+    let configured = WrittenPolicies {
+        objectives: [("configured".to_owned(), 3)].into(),
+        model_rewrites: vec![rewrite],
+        ..WrittenPolicies::default()
+    };
     let pool = cluster.watched(configured);
     let priority = |name: &str| pool.policies().tables().priority(Some(name));
     let all = || [priority("batch"), priority("chat"), priority("foreign"), priority("configured")];
@@ -75,7 +84,11 @@ async fn objectives_and_rewrites_of_the_pool_are_in_force() {
     cluster.put_objective(OLDER, "chat", "other", 5).await;
     eventually("the older group's objective", || all() == [9, 0, 0, 3]).await;
     cluster.delete(NEWER, "InferenceModelRewrite", "canary").await;
-    eventually("no rewrite", || rewritten(&pool, "food").is_none()).await;
+    let targets = vec![("configured".to_owned(), 1)];
+    eventually("the configured one", || {
+        rewritten(&pool, "food") == Some(("canary".to_owned(), targets.clone()))
+    })
+    .await;
 }
 
 #[tokio::test]
