@@ -85,6 +85,18 @@ fn place_of_the_model() {
     assert_eq!(openai::scan("/generate", b"{}").unwrap().model_span, None);
 }
 
+#[test]
+fn null_under_one_key_of_the_prompt_leaves_the_other() {
+    for body in [r#"{"text":"long","input_ids":null}"#, r#"{"input_ids": null ,"text":"long"}"#] {
+        let found = Request::from_body("/generate", body.as_bytes()).unwrap();
+        assert_eq!(found.prompt, Prompt::Bytes(b"long".to_vec()), "{body}");
+    }
+    for body in [r#"{"input_ids":[1,2],"text":null}"#, r#"{"text":null,"input_ids":null}"#, r#"{"text":nul}"#]
+    {
+        check("/generate", body.as_bytes());
+    }
+}
+
 /// What nests up to the limit of `serde_json`, and one level more.
 #[test]
 fn depth() {

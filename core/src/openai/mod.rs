@@ -289,6 +289,10 @@ impl Fields {
                 b"prompt_cache_key" => self.prompt_cache_key = read_text(scanner)?,
                 b"user" => self.user = read_text(scanner)?,
                 key => match api.part(key) {
+                    // Its prompt has two keys: `null` under one says nothing of the other.
+                    Some(Part::Prompt) if api == Api::Generate && scanner.peek() == Some(b'n') => {
+                        scanner.skip()?;
+                    }
                     Some(part) => self.read_part(part, scanner)?,
                     None => scanner.skip()?,
                 },

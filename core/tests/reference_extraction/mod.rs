@@ -86,7 +86,11 @@ fn extract(path: &str, body: &str) -> Option<Request> {
         prompt(raw)?;
     }
     let mut tokens = Vec::new();
-    if let Some(raw) = get(prompt_keys) {
+    let written =
+        members.iter().rev().find(|(key, raw)| prompt_keys.contains(&key.as_str()) && kind(raw) != 'n');
+    // Where two keys hold the prompt, `null` under one says nothing of the other.
+    let prompt_value = if path == "/generate" { written.map(|(_, raw)| *raw) } else { get(prompt_keys) };
+    if let Some(raw) = prompt_value {
         let (text, ids) = prompt(raw)?;
         (tokens, found) = (ids, Some(raw));
         bytes.extend(text);
