@@ -327,10 +327,17 @@ impl Profiles {
         stats
     }
 
-    /// How close the endpoints are to having more to do than they should; the profile that is closest counts.
+    /// Whether any endpoint that serves requests is in the subset.
+    pub fn offers(&self, subset: Option<&[String]>) -> bool {
+        self.first.offers(subset)
+    }
+
+    /// How close the endpoints are to having more to do than they should; the profile that is closest counts, where the
+    /// subset leaves it any endpoint.
     pub fn saturation(&self, limits: &SaturationLimits, subset: Option<&[String]>, now: u64) -> f64 {
         let serving = self.scheduler().saturation(limits, subset, now);
-        let prefill = self.prefill.iter().map(|(profile, _)| profile).filter(|profile| !profile.is_empty());
+        let prefill =
+            self.prefill.iter().map(|(profile, _)| profile).filter(|profile| profile.offers(subset));
         let saturations = prefill.map(|profile| profile.scheduler.saturation(limits, subset, now));
         saturations.fold(serving, f64::max)
     }
@@ -430,8 +437,11 @@ impl Profile {
         self.members.read().contains(endpoint)
     }
 
-    fn is_empty(&self) -> bool {
-        self.members.read().is_empty()
+    fn offers(&self, subset: Option<&[String]>) -> bool {
+        let is_offered = |member: &str| {
+            subset.is_none_or(|subset| subset.iter().any(|entry| gateway::names_endpoint(entry, member)))
+        };
+        self.members.read().iter().any(|member| is_offered(member))
     }
 
     fn set_endpoints(&self, endpoints: &[Endpoint]) -> Result<(), Error> {
@@ -541,6 +551,20 @@ mod tests {
         );
         assert_eq!(endpoint(&profiles, "d:1", 0).queued_tokens, 1_000);
         assert_eq!(profiles.pick(&Request::default(), 0).unwrap().prefill, Prefill::Unavailable);
+    }
+
+    #[test]
+    fn a_subset_without_an_endpoint_for_prefill_is_not_saturated() {
+        let profiles = profiles(Decider::Always, &[("d:1", "decode"), ("p:1", "prefill")]);
+        profiles.ingest_metrics("d:1", b"vllm:num_requests_waiting 0\n", 0).unwrap();
+        profiles.ingest_metrics("p:1", b"vllm:num_requests_waiting 10\n", 0).unwrap();
+        let limits = SaturationLimits::default();
+        for (entry, offers, saturation) in [("d", true, 0.0), ("p:1", false, 2.0)] {
+            let subset = [entry.to_owned()];
+            assert_eq!(profiles.offers(Some(&subset)), offers, "{entry}");
+            assert_eq!(profiles.saturation(&limits, Some(&subset), 0), saturation, "{entry}");
+        }
+        assert_eq!(profiles.saturation(&limits, None, 0), 2.0);
     }
 
     #[test]

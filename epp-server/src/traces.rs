@@ -215,8 +215,8 @@ pub fn refused(refusal: &Refusal) {
     Context::map_current(|context| context.span().set_status(Status::error(refusal.code)));
 }
 
-/// Writes the end of the current request into its span.
-pub fn completed(outcome: &Outcome) {
+/// Writes the end of the current request into its span; `error_code` is for what the endpoint could not do.
+pub fn completed(outcome: &Outcome, error_code: Option<&'static str>) {
     Context::map_current(|context| {
         let span = context.span();
         for (name, tokens) in [
@@ -228,8 +228,8 @@ pub fn completed(outcome: &Outcome) {
                 span.set_attribute(KeyValue::new(name, i64::from(tokens)));
             }
         }
-        if !outcome.success {
-            span.set_status(Status::error("ModelServerError"));
+        if let Some(error_code) = error_code {
+            span.set_status(Status::error(error_code));
         }
     });
 }

@@ -13,7 +13,7 @@ use crate::profiles::Picks;
 const MAX_DECISIONS: usize = 500;
 /// Rated endpoints of all kept decisions together, about 200 bytes each.
 const MAX_ROWS: usize = 20_000;
-/// Decisions that carry an explanation in one second; the rest is counted, not kept.
+/// Decisions that are kept in one second; the rest is counted.
 const MAX_PER_SECOND: u32 = 20;
 const SECOND: u64 = 1_000_000_000;
 
@@ -22,7 +22,7 @@ const SECOND: u64 = 1_000_000_000;
 pub(super) struct Observed {
     /// When it was made, in seconds since 1970.
     pub at: f64,
-    /// The model that the client named.
+    /// The model that serves.
     pub model: Box<str>,
     /// Bytes of the request's body.
     pub request_bytes: usize,
@@ -66,7 +66,7 @@ pub(super) struct DecisionLog {
     last_sequence: u64,
     skipped: u64,
     second: u64,
-    explained_in_second: u32,
+    kept_in_second: u32,
 }
 
 impl DecisionLog {
@@ -75,31 +75,32 @@ impl DecisionLog {
         let second = now / SECOND;
         if second != self.second {
             self.second = second;
-            self.explained_in_second = 0;
+            self.kept_in_second = 0;
         }
-        let wanted = self.explained_in_second < MAX_PER_SECOND;
-        self.explained_in_second += u32::from(wanted);
+        let wanted = self.kept_in_second < MAX_PER_SECOND;
+        self.kept_in_second += u32::from(wanted);
         wanted
     }
 
-    /// Keeps a decision that carries its explanation and returns its place; only counts another one.
-    pub(super) fn push(&mut self, observed: Observed, picks: Picks) -> Option<u64> {
+    /// Counts a decision that is not kept.
+    pub(super) fn skip(&mut self) {
+        self.skipped += 1;
+    }
+
+    /// Keeps a decision and returns its place.
+    pub(super) fn push(&mut self, observed: Observed, picks: Picks) -> u64 {
         let Picks { decision, prefill } = picks;
         let prefill = prefill.into_remote();
-        let Some(rows) = rows(&decision, prefill.as_ref()) else {
-            self.skipped += 1;
-            return None;
-        };
+        self.rows += rows(&decision, prefill.as_ref());
         self.last_sequence += 1;
         let record =
             DecisionRecord { sequence: self.last_sequence, observed, decision, prefill, outcome: None };
         self.kept.push_back(Arc::new(record));
-        self.rows += rows;
         while self.kept.len() > MAX_DECISIONS || (self.rows > MAX_ROWS && self.kept.len() > 1) {
             let Some(oldest) = self.kept.pop_front() else { break };
-            self.rows -= self::rows(&oldest.decision, oldest.prefill.as_ref()).unwrap_or(0);
+            self.rows -= rows(&oldest.decision, oldest.prefill.as_ref());
         }
-        Some(self.last_sequence)
+        self.last_sequence
     }
 
     /// Notes how the request of a kept decision ended.
@@ -135,10 +136,10 @@ impl DecisionLog {
     }
 }
 
-/// Rated endpoints of a request's decisions; `None` if they carry no explanation.
-fn rows(decision: &Decision, prefill: Option<&Decision>) -> Option<usize> {
-    let rows = |decision: &Decision| Some(decision.explanation()?.endpoints.len());
-    Some(rows(decision)? + prefill.and_then(rows).unwrap_or(0))
+/// Rated endpoints of a request's decisions.
+fn rows(decision: &Decision, prefill: Option<&Decision>) -> usize {
+    let rows = |decision: &Decision| decision.explanation().map_or(0, |why| why.endpoints.len());
+    rows(decision) + prefill.map_or(0, rows)
 }
 
 #[cfg(test)]
@@ -154,9 +155,9 @@ mod tests {
         scheduler
     }
 
-    fn push(log: &mut DecisionLog, scheduler: &Scheduler, explain: bool) -> Option<u64> {
+    fn push(log: &mut DecisionLog, scheduler: &Scheduler) -> u64 {
         let mut request = Request::from_text("m", "x");
-        request.explain = explain;
+        request.explain = true;
         let observed = Observed { at: 0.0, model: "m".into(), request_bytes: 1, pick_microseconds: 1.0 };
         let decision = scheduler.pick(&request, 0).unwrap();
         log.push(observed, Picks { decision, prefill: Prefill::NotConfigured })
@@ -176,24 +177,24 @@ mod tests {
     }
 
     #[test]
-    fn only_explained_decisions_are_kept_and_the_rest_is_counted() {
+    fn decisions_have_places_and_those_that_are_not_kept_are_counted() {
         let (mut log, scheduler) = (DecisionLog::default(), scheduler(2));
-        assert_eq!(push(&mut log, &scheduler, true), Some(1));
-        assert_eq!(push(&mut log, &scheduler, false), None);
-        assert_eq!(push(&mut log, &scheduler, true), Some(2));
+        assert_eq!(push(&mut log, &scheduler), 1);
+        log.skip();
+        assert_eq!(push(&mut log, &scheduler), 2);
         let (kept, last, skipped) = log.after(0);
         assert_eq!((kept.len(), last, skipped), (2, 2, 1));
         assert_eq!((sequences(&log, 1), sequences(&log, 2)), (vec![2], vec![]));
         assert_eq!(sequences(&log, 77), [1, 2], "a place of an earlier run");
-        assert_eq!(log.find(3).unwrap().sequence, 2);
-        assert!(log.find(2).is_none());
+        assert_eq!(log.find(2).unwrap().sequence, 2);
+        assert!(log.find(3).is_none());
     }
 
     #[test]
     fn the_log_is_bounded_in_number_and_in_size() {
         let (mut log, small) = (DecisionLog::default(), scheduler(1));
         for _ in 0..MAX_DECISIONS + 3 {
-            push(&mut log, &small, true);
+            push(&mut log, &small);
         }
         assert_eq!(log.kept.len(), MAX_DECISIONS);
         assert_eq!(log.rows, MAX_DECISIONS);
@@ -201,7 +202,7 @@ mod tests {
 
         let large = scheduler(MAX_ROWS / 2);
         for _ in 0..3 {
-            push(&mut log, &large, true);
+            push(&mut log, &large);
         }
         assert_eq!((log.kept.len(), log.rows), (2, MAX_ROWS));
     }
@@ -209,8 +210,8 @@ mod tests {
     #[test]
     fn an_end_finds_its_decision() {
         let (mut log, scheduler) = (DecisionLog::default(), scheduler(1));
-        let first = push(&mut log, &scheduler, true).unwrap();
-        push(&mut log, &scheduler, true);
+        let first = push(&mut log, &scheduler);
+        push(&mut log, &scheduler);
         let served = Served { duration: 2 * SECOND, first_token: Some(SECOND), response_bytes: 0 };
         log.completed(first, served, &Outcome { cached_tokens: Some(7), ..Outcome::success() });
         log.completed(99, served, &Outcome::success());

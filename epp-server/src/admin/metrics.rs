@@ -257,11 +257,11 @@ impl Metrics {
         self.parse_seconds.observe(seconds(nanoseconds));
     }
 
-    /// Counts a call of the scheduler for a model, which took so many nanoseconds; without an endpoint it failed.
-    pub fn scheduled(&self, nanoseconds: u64, target_model: &str, endpoint: Option<&str>) {
+    /// Counts a call of the scheduler for a request, which took so many nanoseconds; without an endpoint it failed.
+    pub fn scheduled(&self, nanoseconds: u64, request: &RequestMetrics, endpoint: Option<&str>) {
         self.pick_seconds.observe(seconds(nanoseconds));
         self.profile_seconds.observe(seconds(nanoseconds));
-        self.requests.attempt(target_model, endpoint);
+        self.requests.attempt(request.target_model(), endpoint);
     }
 
     /// Counts how much of a prompt the picked endpoint is expected to hold.
@@ -366,7 +366,7 @@ mod tests {
             Served { duration: 3_000_000_000, first_token: Some(1_000_000_000), response_bytes: 500 };
         model.completed(served, &outcome);
         model.failed("ModelServerError");
-        metrics.scheduled(1_000, "llama", Some("10.0.0.1:8000"));
+        metrics.scheduled(1_000, &model, Some("10.0.0.1:8000"));
         let page = page(&metrics);
         let streaming = labels.replace('}', r#",streaming="true"}"#);
         let error = labels.replace('}', r#",error_code="ModelServerError"}"#);
@@ -391,11 +391,14 @@ mod tests {
     fn a_flood_of_model_names_is_counted_as_other_and_hides_no_configured_one() {
         let metrics = Metrics::new();
         for number in 0..2 * MAX_LABEL_SETS {
-            request(&metrics, &format!("model-{number}")).picked(1);
+            let model = request(&metrics, &format!("model-{number}"));
+            model.picked(1);
+            metrics.scheduled(1, &model, Some("10.0.0.1:8000"));
         }
         request(&metrics, "llama").picked(1);
         let page = page(&metrics);
         assert_eq!(page.matches("llm_d_epp_request_total{").count(), MAX_LABEL_SETS + 2);
+        assert_eq!(page.matches("llm_d_epp_scheduler_attempts_total{").count(), MAX_LABEL_SETS + 1);
         for shown in
             [r#"{model_name="other""#, r#"{model_name="llama",target_model_name="llama",fairness_id="other""#]
         {

@@ -34,7 +34,7 @@ struct State {
 /// A pick as the router saw it.
 #[derive(Debug, Clone, Copy)]
 pub struct PickContext<'a> {
-    /// The model that the client named.
+    /// The model that serves.
     pub model: &'a str,
     /// Name of the request in the logs of everybody who sees it.
     pub request_id: Option<&'a str>,
@@ -42,6 +42,8 @@ pub struct PickContext<'a> {
     pub request_bytes: usize,
     /// Nanoseconds that the scheduler took.
     pub nanoseconds: u64,
+    /// Whether the decision log keeps the decision, as [`Recorder::wants_explanation`] said.
+    pub is_kept: bool,
 }
 
 /// What links the end of a request to what was recorded at its pick.
@@ -83,13 +85,17 @@ impl Recorder {
         let prefill = picks.prefilled_by();
         let (prompt, matched) = (prefill.prompt_tokens, prefill.matched_tokens);
         state.history.picked(context.nanoseconds, prompt, matched, now);
+        if !context.is_kept {
+            state.decisions.skip();
+            return RecordedPick::default();
+        }
         let observed = Observed {
             at: self.unix_seconds(now),
             model: model.into(),
             request_bytes: context.request_bytes,
             pick_microseconds: context.nanoseconds as f64 / 1e3,
         };
-        RecordedPick { sequence: state.decisions.push(observed, picks) }
+        RecordedPick { sequence: Some(state.decisions.push(observed, picks)) }
     }
 
     /// Records a pick that was made without the scheduler.

@@ -233,9 +233,9 @@ impl RequestFamilies {
         Arc::clone(made)
     }
 
-    /// Counts a pick of an endpoint, `ip:port`, for a model; without an endpoint a failed one.
+    /// Counts a pick of an endpoint, `ip:port`, for a model as labels write it; without an endpoint a failed one.
     pub(super) fn attempt(&self, target_model: &str, endpoint: Option<&str>) {
-        let (target_model, endpoint) = (bounded(target_model), endpoint.unwrap_or_default());
+        let endpoint = endpoint.unwrap_or_default();
         {
             let attempts = self.attempts.read();
             if let Some(counter) = attempts.get(&Attempt(target_model, endpoint)) {
@@ -250,7 +250,7 @@ impl RequestFamilies {
                 let (host, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, ""));
                 self.families.attempts.get_or_create_owned(&AttemptLabels {
                     status: if endpoint.is_empty() { "failure" } else { "success" },
-                    target_model_name: escaped(target_model),
+                    target_model_name: target_model.to_owned(),
                     endpoint_name: host.to_owned(),
                     namespace: "",
                     port: port.to_owned(),

@@ -95,6 +95,15 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// A whole number in a range.
+    pub(super) fn whole(&self, min: u32, max: u32) -> Result<u32, Fault> {
+        let number = self.value.as_f64().filter(|number| number.fract() == 0.0);
+        match number {
+            Some(number) if (f64::from(min)..=f64::from(max)).contains(&number) => Ok(number as u32),
+            _ => Err(self.fault(&format!("must be a whole number from {min} to {max}"))),
+        }
+    }
+
     /// A whole number of 0 or more.
     pub(super) fn count(&self) -> Result<u64, Fault> {
         self.value.as_u64().ok_or_else(|| self.fault("must be a whole number of 0 or more"))

@@ -240,7 +240,7 @@ fn primary_port(parameters: Option<&Node<'_>>, known: &[&str]) -> Result<Option<
     parameters.only(known)?;
     match parameters.get("primaryPort").or(parameters.get("targetPort")) {
         Some(port) => {
-            let number = port.number(0.0, 65_535.0)? as u16;
+            let number = port.whole(0, 65_535)? as u16;
             Ok((number > 0).then_some(number))
         }
         None => Ok(None),

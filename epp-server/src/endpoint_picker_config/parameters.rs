@@ -182,19 +182,19 @@ pub(super) fn index(
     scheduler: &mut SchedulerConfig,
     notes: &mut Vec<String>,
 ) -> Result<(), Fault> {
-    let size = |name: &str| parameters.get(name).map(|size| size.number(0.0, 65_536.0)).transpose();
-    let tokens = size("blockSizeTokens")?.filter(|tokens| *tokens > 0.0);
-    let characters = size("blockSize")?.or(size("hashBlockSize")?).filter(|characters| *characters > 0.0);
+    let size = |name: &str| parameters.get(name).map(|size| size.whole(0, 65_536)).transpose();
+    let tokens = size("blockSizeTokens")?.filter(|tokens| *tokens > 0);
+    let characters = size("blockSize")?.or(size("hashBlockSize")?).filter(|characters| *characters > 0);
     if let Some(characters) = characters.filter(|_| tokens.is_none()) {
         let bytes_per_token = f64::from(scheduler.bytes_per_token);
-        scheduler.block_size_tokens = (characters / bytes_per_token).floor().max(1.0) as u32;
+        scheduler.block_size_tokens = (f64::from(characters) / bytes_per_token).floor().max(1.0) as u32;
         notes.push(format!(
             "blocks of {characters} characters are blocks of {} tokens",
             scheduler.block_size_tokens
         ));
     }
     if let Some(tokens) = tokens {
-        scheduler.block_size_tokens = tokens as u32;
+        scheduler.block_size_tokens = tokens;
     }
     let block = u64::from(scheduler.block_size_tokens);
     let count = |name: &str| parameters.get(name).map(|count| count.count()).transpose();

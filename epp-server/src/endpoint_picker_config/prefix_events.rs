@@ -60,7 +60,7 @@ fn token_processor(
 ) -> Result<(), Fault> {
     config.only(&["blockSize", "blockSizeTokens", "hashSeed"])?;
     if let Some(size) = config.get("blockSizeTokens").or(config.get("blockSize")) {
-        scheduler.block_size_tokens = size.number(1.0, 1024.0)? as u32;
+        scheduler.block_size_tokens = size.whole(1, 1024)?;
     }
     if config.get("hashSeed").is_some() {
         notes.push("`hashSeed` has no effect: hashes of engines need not be computed here".to_owned());
@@ -112,7 +112,7 @@ fn kv_events(config: &Node<'_>, events: &mut KvEventSettings, notes: &mut Vec<St
     if let Some(pods) = config.get("podDiscoveryConfig") {
         pods.only(&["podLabelSelector", "podNamespace", "socketPort"])?;
         if let Some(port) = pods.get("socketPort") {
-            let port = port.number(1.0, 65_535.0)? as u16;
+            let port = port.whole(1, 65_535)? as u16;
             events.port = events.port.map(|_| port);
         }
         for name in ["podLabelSelector", "podNamespace"] {

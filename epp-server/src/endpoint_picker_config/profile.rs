@@ -85,7 +85,7 @@ fn read_picker(
         if let Some(parameters) = parameters {
             parameters.only(&["maxNumOfEndpoints"])?;
             if let Some(count) = parameters.get("maxNumOfEndpoints") {
-                scheduler.fallbacks = count.number(1.0, 64.0)? as usize - 1;
+                scheduler.fallbacks = count.whole(1, 64)? as usize - 1;
             }
         }
     }

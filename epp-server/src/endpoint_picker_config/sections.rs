@@ -15,11 +15,10 @@ pub(super) fn read(
         let known: Vec<&str> = saturation::PARAMETERS.into_iter().chain(["pluginRef"]).collect();
         detector.only(&known)?;
         saturation::read(&detector, &mut configuration.saturation, &mut configuration.notes)?;
-        if detector
-            .get("pluginRef")
-            .is_some_and(|name| name.text().is_ok_and(|name| name != "utilization-detector"))
+        if let Some(name) = detector.get("pluginRef")
+            && name.text()? != "utilization-detector"
         {
-            referenced(&detector, plugins)?;
+            expect(&detector, plugins, Part::Saturation, "must be a `utilization-detector`")?;
         }
     }
     let notes = &mut configuration.notes;

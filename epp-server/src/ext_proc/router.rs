@@ -100,6 +100,8 @@ impl Pick {
 /// What the scheduler answered.
 struct Asked {
     picks: Result<Picks, Refusal>,
+    /// Whether the decision log keeps the decision.
+    is_kept: bool,
     /// How long it took.
     nanoseconds: u64,
     /// Headers that make spans of the engine children of the pick's.
@@ -197,9 +199,12 @@ impl Router {
     pub fn pick(&self, query: Query<'_>, now: u64) -> Result<(Pick, Route), Refusal> {
         let tables = self.pool.policies().tables();
         let started = clock::now();
-        let body = read_body(&query).inspect_err(|refusal| self.refused(refusal))?;
+        let mut body = read_body(&query).inspect_err(|refusal| self.refused(refusal))?;
         self.metrics.parsed(clock::now().saturating_sub(started));
-        let draw = self.draw(query.head.session.as_deref().or(body.request.session.as_deref()));
+        if let Some(session) = &query.head.session {
+            body.request.session = Some(session.clone());
+        }
+        let draw = self.draw(body.request.session.as_deref());
         let admission = Admission::new(&tables, query.head, body, draw);
         let metrics = self.request_metrics(&tables, query.head, &admission);
         let picked = admission
@@ -240,7 +245,7 @@ impl Router {
         let served = Served { duration, first_token: pick.first_token, response_bytes };
         pick.metrics.completed(served, &outcome);
         if self.traces.is_some() {
-            traces::completed(&outcome);
+            traces::completed(&outcome, error_code);
         }
         if let Some(error_code) = error_code {
             pick.metrics.failed(error_code);
@@ -287,12 +292,18 @@ impl Router {
             None => query.subset.filter(|_| self.settings.obeys_subset),
         };
         self.shed(&request, now)?;
-        let Asked { picks, nanoseconds, mut trace_headers } = self.ask_scheduler(&mut request, now);
+        let Asked { picks, is_kept, nanoseconds, mut trace_headers } =
+            self.ask_scheduler(&mut request, &metrics, now);
         let announced = query.head.content_length.map_or(0, |length| length as usize);
         let body_length = query.body.map_or(announced, <[u8]>::len);
         let request_id = query.head.request_id.as_deref();
-        let context =
-            PickContext { model: &request.model, request_id, request_bytes: body_length, nanoseconds };
+        let context = PickContext {
+            model: &request.model,
+            request_id,
+            request_bytes: body_length,
+            nanoseconds,
+            is_kept,
+        };
         let mut recorded = RecordedPick::default();
         let (booking, endpoint, mut route) = match picks {
             Ok(picks) => {
@@ -332,10 +343,10 @@ impl Router {
         Ok((pick, route))
     }
 
-    fn ask_scheduler(&self, request: &mut Request, now: u64) -> Asked {
+    fn ask_scheduler(&self, request: &mut Request, metrics: &RequestMetrics, now: u64) -> Asked {
         let trace = self.traces().and_then(Traces::begin_pick);
-        request.explain =
-            self.recorder.wants_explanation(now) || self.settings.emits_scores || trace.is_some();
+        let is_kept = self.recorder.wants_explanation(now);
+        request.explain = is_kept || self.settings.emits_scores || trace.is_some();
         let started = clock::now();
         let picks = catch_unwind(AssertUnwindSafe(|| self.pool.profiles().pick(request, now)));
         let nanoseconds = clock::now().saturating_sub(started);
@@ -344,13 +355,13 @@ impl Router {
             Err(_panic) => Err(Refusal::internal(503)),
         };
         let picked = picks.as_ref().ok().map(|picks| &picks.decision);
-        self.metrics.scheduled(nanoseconds, &request.model, picked.map(|decision| &*decision.endpoint));
+        self.metrics.scheduled(nanoseconds, metrics, picked.map(|decision| &*decision.endpoint));
         let mut trace_headers = Vec::new();
         if let Some((traces, trace)) = self.traces().zip(trace.as_ref()) {
             traces.picked(trace, &request.model, request.priority, picked);
             trace_headers = traces.headers(trace);
         }
-        Asked { picks, nanoseconds, trace_headers }
+        Asked { picks, is_kept, nanoseconds, trace_headers }
     }
 
     fn count(&self, picks: &Picks, metrics: &RequestMetrics) {
@@ -381,11 +392,12 @@ impl Router {
 
     /// Refuses a request of negative priority while the endpoints have more to do than they should.
     fn shed(&self, request: &Request, now: u64) -> Result<(), Refusal> {
-        if request.priority >= 0 {
+        let (profiles, subset) = (self.pool.profiles(), request.subset.as_deref());
+        // Where no endpoint may serve it, that is what the client has to be told.
+        if request.priority >= 0 || !profiles.offers(subset) {
             return Ok(());
         }
-        let limits = &self.settings.saturation;
-        let saturation = self.pool.profiles().saturation(limits, request.subset.as_deref(), now);
+        let saturation = profiles.saturation(&self.settings.saturation, subset, now);
         if saturation < 1.0 { Ok(()) } else { Err(Refusal::shed(request.priority)) }
     }
 
@@ -454,7 +466,7 @@ impl Router {
 
 /// What the body says; without a readable one only load decides.
 fn read_body(query: &Query<'_>) -> Result<Body, Refusal> {
-    let path = query.head.path.split('?').next().unwrap_or_default();
+    let path = &query.head.path;
     match query.body {
         Some(body) if query.truncated && !query.head.opaque_body => {
             Ok(openai::scan_beginning(path, body).unwrap_or_default())

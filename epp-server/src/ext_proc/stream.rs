@@ -19,6 +19,8 @@ use super::response::Response;
 use super::route::Route;
 use super::router::{Pick, Query, Router};
 
+/// What a held piece of a body takes beside its bytes, about: its handle and its share of the allocator.
+const CHUNK_OVERHEAD: usize = 96;
 const CONTENT_LENGTH: &str = "content-length";
 /// What the reference picker counts an endpoint's own errors under.
 const MODEL_SERVER_ERROR: &str = "ModelServerError";
@@ -269,11 +271,13 @@ impl RequestStream {
             let refusal = Refusal::payload_too_large(self.limits.max_body_bytes as u64);
             return self.refuse(refusal, router, answers);
         }
-        if !router.gather(body.len(), self.limits.max_gathered_bytes) {
+        let is_further = !self.body.is_empty() && !body.is_empty();
+        let held = body.len() + if is_further { CHUNK_OVERHEAD } else { 0 };
+        if !router.gather(held, self.limits.max_gathered_bytes) {
             let refusal = Refusal::bodies_saturated(self.limits.max_gathered_bytes);
             return self.refuse(refusal, router, answers);
         }
-        self.gathered += body.len();
+        self.gathered += held;
         if !body.is_empty() {
             self.body.push(body);
         }

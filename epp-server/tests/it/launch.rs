@@ -437,6 +437,18 @@ fn what_is_wrong_in_a_configuration_is_named_with_its_place() {
             &["`Exists`", "`Is`", "line 6"],
         ),
         ("plugins:\n- type: random-picker\n- type: max-score-picker", &["one picker", "line 5"]),
+        (
+            "plugins:\n- type: max-score-picker\n  parameters: {maxNumOfEndpoints: 1.5}",
+            &["whole number from 1 to 64: `1.5`", "line 5"],
+        ),
+        (
+            "plugins:\n- type: prefix-cache-scorer\n  parameters: {blockSizeTokens: 0.5}",
+            &["whole number from 0 to 65536: `0.5`", "line 5"],
+        ),
+        (
+            "plugins:\n- type: queue-scorer\nsaturationDetector: {pluginRef: queue-scorer}",
+            &["must be a `utilization-detector`: `queue-scorer`", "line 5"],
+        ),
         ("featureGates: [flowControl]", &["does not queue", "line 3 column 16"]),
         ("featureGates: [flowcontrol]", &["unknown feature gate", "`flowControl`", "line 3"]),
         ("dataLayer:\n  discovery: {pluginRef: file-discovery}", &["--endpoints-file", "line 4"]),

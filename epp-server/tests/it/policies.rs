@@ -224,6 +224,19 @@ fn negative_priorities_are_refused_while_the_endpoints_are_saturated() {
 }
 
 #[test]
+fn a_negative_priority_without_an_endpoint_is_told_that_there_is_none() {
+    for (endpoints, subset) in [(&[ENDPOINT][..], Some(vec!["10.9.9.9".to_owned()])), (&[], None)] {
+        let pool = support::pool(endpoints);
+        pool.policies().set_objectives([("batch".to_owned(), -1)].into());
+        let mut exchange = Exchange::on(pool, DUPLEX);
+        let head = RequestHead { objective: Some("batch".to_owned()), ..RequestHead::default() };
+        let headers = Message::RequestHeaders { head, end_of_stream: true };
+        let answers = exchange.send_with(headers, Hints { subset, ..Hints::default() });
+        assert!(answers[0].starts_with("immediate 503"), "{endpoints:?}: {answers:?}");
+    }
+}
+
+#[test]
 fn scores_are_told_and_subsets_ignored_where_that_is_wanted() {
     let endpoints = ["10.0.0.1:8000", "10.0.0.2:8000"];
     let settings = RoutingSettings { emits_scores: true, obeys_subset: false, ..RoutingSettings::default() };

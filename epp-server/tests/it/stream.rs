@@ -1,6 +1,6 @@
 //! The state machine of one request, by tables of messages and answers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use epp_server::ext_proc::route::Route;
 use epp_server::ext_proc::router::{Router, RoutingSettings};
 use epp_server::ext_proc::stream::RequestStream;
 use p3sched::SchedulerConfig;
+use p3sched::config::ScorerConfig;
 use p3sched::gateway::{DESTINATION, PREFILLER, RequestHead, ResponseHead};
 use p3sched::stats::Counters;
 
@@ -571,6 +572,31 @@ fn a_subset_hint_is_obeyed_with_and_without_port() {
         let answers = exchange.send_with(headers(true), Hints { subset, ..Hints::default() });
         assert!(answers[0].starts_with(expected), "{entries:?}: {answers:?}");
     }
+}
+
+#[test]
+fn the_requests_of_one_session_go_to_one_endpoint() {
+    let mut config = SchedulerConfig::default();
+    config.scorers = vec![ScorerConfig::new("session-affinity-scorer", 1.0)];
+    let endpoints = ["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"];
+    let mut exchange = Exchange::on(support::pool_with(config, &endpoints), DUPLEX);
+    // The session of a header counts before the one of a body.
+    let bodies = ["a", "b", "c", "d", "e"]
+        .map(|user| format!(r#"{{"model":"llama","messages":[],"prompt_cache_key":"{user}"}}"#));
+    let picked: BTreeSet<String> = bodies
+        .iter()
+        .map(|text| {
+            exchange.stream = Exchange::new_stream();
+            let head = RequestHead {
+                path: "/v1/chat/completions".to_owned(),
+                session: Some("s".to_owned()),
+                ..RequestHead::default()
+            };
+            let headers = Message::RequestHeaders { head, end_of_stream: false };
+            exchange.send_all(vec![headers, body(text, true)]).swap_remove(0)
+        })
+        .collect();
+    assert_eq!(picked.len(), 1, "{picked:?}");
 }
 
 #[test]
