@@ -12,6 +12,7 @@ mod stats;
 use std::fmt;
 use std::sync::Arc;
 
+use ahash::AHashSet;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -83,6 +84,8 @@ struct State {
     pool: EndpointPool,
     index: PrefixIndex,
     precise: PreciseIndex,
+    /// Endpoints of which `index` guesses what they hold of prompts as tokens.
+    guessed_tokens: AHashSet<u32>,
     ledger: Ledger,
     counters: Counters,
     /// Moving average of the uncached tokens of a request, ū.
@@ -116,6 +119,7 @@ impl Scheduler {
             pool: EndpointPool::default(),
             index: PrefixIndex::new(config.index_max_bytes),
             precise: PreciseIndex::new(),
+            guessed_tokens: AHashSet::new(),
             ledger: Ledger::new(),
             counters: Counters::default(),
             mean_uncached_tokens: 0.0,
@@ -531,6 +535,8 @@ impl State {
         let Ok((slot, served)) = self.endpoint(name) else { return };
         let generation = served.generation;
         if !self.precise.knows(slot) {
+            // They may be of tokens.
+            self.guessed_tokens.insert(slot);
             self.index.insert(slot, hashes);
         }
         self.record_session(booking, slot, generation, now);

@@ -295,7 +295,14 @@ fn a_restarted_engine_begins_anew() {
             // The first batches of the next start were missed.
             assert_eq!(apply(&batch(1, 201.0, vec![])), KvBatchOutcome::Applied);
             let missed = batch(1, 300.0, vec![]);
+            let text = Request::from_text("tiny", "a word ".repeat(100));
+            scheduler.pick(&text, 0).unwrap();
             assert_eq!((apply(&missed), held()), (KvBatchOutcome::Gap { expected: 0 }, 0));
+            assert_eq!(
+                (apply(&missed), matched(&scheduler, &text)),
+                (KvBatchOutcome::Gap { expected: 0 }, 0)
+            );
+            assert_eq!(scheduler.stats(0).counters.kv_event_restarts, 2);
         }
         scheduler.validate().unwrap();
     }
@@ -312,6 +319,24 @@ fn an_engine_whose_cache_is_gone_holds_no_text_either() {
         scheduler.apply_kv_batch("a", &gone, 0).unwrap();
         assert_eq!(matched(&scheduler, &text), 0);
     }
+}
+
+#[test]
+fn the_first_event_ends_guesses_about_tokens_only() {
+    let tokens: Vec<u32> = (0..64).collect();
+    let as_tokens = request("tiny", None, &tokens);
+    let text = Request::from_text("tiny", "a word ".repeat(100));
+    let scheduler = scheduler(&["a"]);
+    scheduler.pick(&text, 0).unwrap();
+    scheduler.apply_kv_batch("a", &batch(0, 1.0, vec![]), 0).unwrap();
+    assert!(matched(&scheduler, &text) > 100);
+
+    scheduler.add_endpoint(Endpoint::new("b")).unwrap();
+    scheduler.remove_endpoint("a").unwrap();
+    scheduler.pick(&as_tokens, 0).unwrap();
+    assert_eq!(matched(&scheduler, &as_tokens), 64);
+    scheduler.apply_kv_batch("b", &batch(0, 1.0, vec![]), 0).unwrap();
+    assert_eq!(matched(&scheduler, &as_tokens), 0);
 }
 
 #[test]
@@ -370,6 +395,11 @@ fn other_media_and_other_layers_are_left_out() {
     assert_eq!(held(), 0);
     scheduler.apply_kv_event("a", &event("GPU", 1, "full_attention"), 0).unwrap();
     assert_eq!(held(), 16);
+    // As engines tell of blocks that they offload.
+    let KvEvent::Stored(offloaded) = event("CPU", 1, "full_attention") else { unreachable!() };
+    let offloaded = BlocksStored { token_ids: Vec::new(), block_size: 0, ..offloaded };
+    scheduler.apply_kv_event("a", &KvEvent::Stored(offloaded), 0).unwrap();
+    assert_eq!(held(), 16);
     let elsewhere = |medium: &str, group| {
         let KvEvent::Removed(event) = removed(&[1]) else { unreachable!() };
         KvEvent::Removed(BlocksRemoved { medium: Some(medium.to_owned()), group: Some(group), ..event })
@@ -379,7 +409,7 @@ fn other_media_and_other_layers_are_left_out() {
     assert_eq!(held(), 16);
     scheduler.apply_kv_event("a", &elsewhere("GPU", 1), 0).unwrap();
     assert_eq!(held(), 0);
-    assert_eq!(scheduler.stats(0).counters.skipped_kv_events, 4);
+    assert_eq!(scheduler.stats(0).counters.skipped_kv_events, 5);
 }
 
 #[test]

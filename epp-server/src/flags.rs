@@ -228,7 +228,7 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT", help_heading = KV_EVENTS)]
     pub kv_events_ranks: Option<u16>,
 
-    /// Model that KV events belong to [default: what the topic or the label `model` of the replica says]
+    /// Model that KV events belong to where the replica has no label `model` [default: what the topic says]
     #[arg(long, value_name = "NAME", help_heading = KV_EVENTS)]
     pub kv_events_model: Option<String>,
 

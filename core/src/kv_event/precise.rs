@@ -48,12 +48,15 @@ enum PreparedEvent<'a> {
     },
     Removed(&'a BlocksRemoved),
     Cleared,
+    Skipped,
 }
 
 impl<'a> PreparedEvents<'a> {
     /// Checks and hashes events; needs no lock.
     pub(crate) fn new(events: &'a [KvEvent], hasher: &BlockHasher) -> Result<Self, Error> {
         let events = events.iter().map(|event| match event {
+            // Blocks of other media may come without their tokens.
+            KvEvent::Stored(event) if !decides_hits(event) => Ok(PreparedEvent::Skipped),
             KvEvent::Stored(event) => {
                 let stride = check(event, hasher.block_tokens())?;
                 let mut digests = Vec::new();
@@ -75,6 +78,12 @@ impl<'a> PreparedEvents<'a> {
     pub(crate) fn clear_the_cache(&self) -> bool {
         self.events.iter().any(|event| matches!(event, PreparedEvent::Cleared))
     }
+}
+
+/// Whether the blocks are where the engine looks for prefix hits.
+fn decides_hits(event: &BlocksStored) -> bool {
+    event.attention.as_deref().is_none_or(|kind| kind == "full_attention")
+        && is_in_gpu(event.medium.as_deref())
 }
 
 /// Blocks of ours in each block of the event.
@@ -262,6 +271,12 @@ impl PreciseIndex {
         self.index.evict_to(max_bytes.saturating_sub(speculative));
     }
 
+    /// The number of the next batch of a rank.
+    pub(crate) fn expected(&self, endpoint: u32, rank: u32) -> u64 {
+        let lane = self.lanes.get(&(endpoint, rank)).and_then(|&lane| self.streams.get(lane as usize));
+        lane.and_then(Option::as_ref).map_or(0, |stream| stream.next)
+    }
+
     /// Where a batch stands in its stream. A restarted engine's blocks are forgotten at once.
     pub(crate) fn sequence(&mut self, endpoint: u32, batch: &KvEventBatch) -> KvBatchOutcome {
         let lane = self.lane(endpoint, batch.rank);
@@ -331,6 +346,7 @@ impl PreciseIndex {
                     self.index.clear(lane);
                     counts.applied += 1;
                 }
+                PreparedEvent::Skipped => counts.skipped += 1,
             }
         }
         counts
@@ -364,13 +380,9 @@ impl PreciseIndex {
         true
     }
 
-    /// Whether these blocks are those that decide about prefix hits; the first ones of a rank say which group that is.
+    /// Whether these blocks are of the group that decides about prefix hits; the first ones of a rank say which that is.
     fn follows(&mut self, lane: u32, event: &BlocksStored, stride: u32) -> bool {
         let Some(Some(stream)) = self.streams.get_mut(lane as usize) else { return false };
-        let is_full = event.attention.as_deref().is_none_or(|kind| kind == "full_attention");
-        if !is_full || !is_in_gpu(event.medium.as_deref()) {
-            return false;
-        }
         stream.group = stream.group.or(event.group);
         *stream.stride.get_or_insert(stride) == stride
             && (event.group.is_none() || stream.group == event.group)

@@ -78,15 +78,22 @@ impl Scheduler {
         let state = &mut *guard;
         let slot = state.endpoint(endpoint)?.0;
         state.begin_precise(slot);
+        let expected_before = state.precise.expected(slot, batch.rank);
         let outcome = state.precise.sequence(slot, batch);
+        let has_restarted = match outcome {
+            KvBatchOutcome::Restarted => true,
+            // Numbers that went back, with the first ones missing.
+            KvBatchOutcome::Gap { expected } => expected < expected_before,
+            KvBatchOutcome::Applied | KvBatchOutcome::Repeated => false,
+        };
+        if has_restarted {
+            state.counters.kv_event_restarts += 1;
+            state.index.clear(slot);
+        }
         match outcome {
             KvBatchOutcome::Repeated => {}
             KvBatchOutcome::Gap { .. } => state.counters.kv_event_gaps += 1,
             KvBatchOutcome::Applied | KvBatchOutcome::Restarted => {
-                if outcome == KvBatchOutcome::Restarted {
-                    state.counters.kv_event_restarts += 1;
-                    state.index.clear(slot);
-                }
                 self.apply(state, slot, batch.rank, &events, now);
             }
         }
@@ -151,21 +158,25 @@ impl Scheduler {
             let expires_at = now.saturating_add(nanoseconds(self.config.kv_events.confirm_within_seconds));
             state.precise.speculate(slot, hashes.to_vec(), expires_at);
         } else {
+            if matches!(request.prompt, Prompt::Tokens(_)) {
+                state.guessed_tokens.insert(slot);
+            }
             state.index.insert(slot, hashes);
         }
     }
 }
 
 impl State {
-    /// Ends approximate mode for an endpoint whose engine has begun to speak for itself.
+    /// Ends approximate mode for an endpoint whose engine has begun to speak for itself. Prompts as text stay guesses.
     fn begin_precise(&mut self, slot: u32) {
-        if !self.precise.knows(slot) {
+        if self.guessed_tokens.remove(&slot) {
             self.index.clear(slot);
         }
     }
 
     pub(super) fn forget_endpoint(&mut self, slot: u32) {
         self.index.clear(slot);
+        self.guessed_tokens.remove(&slot);
         self.precise.remove(slot);
     }
 

@@ -67,7 +67,7 @@ impl Scheduler {
     ///
     /// # Complexity
     ///
-    /// Proportional to the snapshot. Picks go on until its contents are put in place.
+    /// Proportional to the snapshot. Picks wait meanwhile.
     ///
     /// # Example
     ///

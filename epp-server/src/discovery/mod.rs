@@ -96,10 +96,10 @@ impl Pool {
         endpoints.retain(|endpoint| seen.insert(Arc::clone(&endpoint.name)));
         let found = endpoints.len();
         endpoints.retain(|endpoint| self.profiles.selects(endpoint));
+        // Held to the end: a model that is learned meanwhile has to find the new endpoints.
         let mut models = self.models.lock();
         models.retain(|name, _| seen.contains(name) && !restarted.contains(&&**name));
         let labelled: Vec<_> = endpoints.iter().map(|endpoint| with_model(endpoint, &models)).collect();
-        drop(models);
         self.profiles.set_endpoints(&labelled)?;
         for endpoint in labelled.iter().filter(|endpoint| restarted.contains(&&*endpoint.name)) {
             tracing::info!(endpoint = %endpoint.name, "replica restarted, its cache counts as empty");
@@ -112,8 +112,21 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes note of the model that an endpoint's engine says it serves; a label of the endpoint goes before it.
+    /// Whether anything says which model the KV events of an endpoint belong to.
+    pub fn knows_model(&self, endpoint: &str) -> bool {
+        let is_labelled =
+            |known: &Endpoint| *known.name == *endpoint && known.labels.contains_key(MODEL_LABEL);
+        self.model_is_configured()
+            || self.models.lock().contains_key(endpoint)
+            || self.endpoints().iter().any(is_labelled)
+    }
+
+    /// Takes note of the model that an endpoint's engine says it serves; a label of the endpoint goes before it, and so
+    /// does the model of the configuration.
     pub fn learn_model(&self, endpoint: &Arc<str>, model: &str) {
+        if self.model_is_configured() {
+            return;
+        }
         let mut models = self.models.lock();
         if models.get(endpoint).is_some_and(|known| known == model) {
             return;
@@ -123,6 +136,10 @@ impl Pool {
         models.insert(Arc::clone(endpoint), model.to_owned());
         // Adding an endpoint that is there changes its labels, and only an empty name is refused.
         let _added = self.profiles.relabel(&with_model(known, &models));
+    }
+
+    fn model_is_configured(&self) -> bool {
+        !self.scheduler().config().kv_events.model.is_empty()
     }
 }
 

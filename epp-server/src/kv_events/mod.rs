@@ -28,6 +28,8 @@ pub use self::settings::{BindAddress, KvEventSettings};
 
 /// Engines that may be connected to the port of this server at the same time.
 const MAX_CONNECTIONS: usize = 8_192;
+/// Data-parallel ranks of an engine that connects: a peer only claims them, and each takes memory.
+const MAX_RANKS: u32 = 1_024;
 /// Pauses between two attempts to connect to an engine: from the first to the last, doubling.
 const RECONNECT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
@@ -84,11 +86,6 @@ struct Reader {
 }
 
 impl Reader {
-    /// The endpoint of a topic and the pool that it belongs to.
-    fn endpoint(&self, topic: &Topic<'_>, rank: u32) -> Option<(&Arc<Pool>, Arc<str>)> {
-        self.pools.iter().find_map(|pool| Some((pool, topic.endpoint(&pool.endpoints(), rank)?)))
-    }
-
     fn stream(
         &self,
         pool: &Arc<Pool>,
@@ -104,7 +101,8 @@ impl Reader {
     async fn read_accepted(&self, stream: TcpStream) -> Result<(), ZmtpError> {
         let mut connection = Connection::accept(stream, Role::Subscriber).await?;
         connection.subscribe(&self.topic).await?;
-        let mut streams: HashMap<(Arc<str>, u32), EventStream> = HashMap::new();
+        // By number of the pool, endpoint and rank.
+        let mut streams: HashMap<(usize, Arc<str>, u32), EventStream> = HashMap::new();
         loop {
             let frames = connection.receive().await?;
             let Some(message) = Message::read(&frames) else {
@@ -115,19 +113,28 @@ impl Reader {
                 self.metrics.kv_event_batch("malformed");
                 continue;
             };
+            if batch.rank >= MAX_RANKS {
+                self.metrics.kv_event_batch("malformed");
+                continue;
+            }
             let Some(topic) = Topic::read(message.topic) else {
                 self.metrics.kv_event_batch("unknown_topic");
                 continue;
             };
-            let Some((pool, endpoint)) = self.endpoint(&topic, batch.rank) else {
+            let mut is_known = false;
+            for (number, pool) in self.pools.iter().enumerate() {
+                let Some(endpoint) = topic.endpoint(&pool.endpoints(), batch.rank) else { continue };
+                is_known = true;
+                let key = (number, endpoint, batch.rank);
+                let stream = streams.entry(key).or_insert_with_key(|(_, endpoint, rank)| {
+                    self.stream(pool, endpoint, *rank, offset_address(endpoint, self.replay_port, *rank))
+                });
+                stream.learn_model(topic.model).await;
+                stream.take(&batch).await;
+            }
+            if !is_known {
                 self.metrics.kv_event_batch("unknown_endpoint");
-                continue;
-            };
-            pool.learn_model(&endpoint, topic.model);
-            let stream = streams.entry((endpoint, batch.rank)).or_insert_with_key(|(endpoint, rank)| {
-                self.stream(pool, endpoint, *rank, offset_address(endpoint, self.replay_port, *rank))
-            });
-            stream.take(&batch).await;
+            }
         }
     }
 
@@ -143,7 +150,7 @@ impl Reader {
                 Ok(connection) => {
                     tracing::info!(%endpoint, address = %events, "KV events are read");
                     (pause, is_reported) = (first_pause, false);
-                    self.read_connected(connection, &pool, &mut stream).await
+                    self.read_connected(connection, &mut stream).await
                 }
                 Err(error) => error,
             };
@@ -156,12 +163,7 @@ impl Reader {
         }
     }
 
-    async fn read_connected(
-        &self,
-        mut connection: Connection,
-        pool: &Pool,
-        stream: &mut EventStream,
-    ) -> ZmtpError {
+    async fn read_connected(&self, mut connection: Connection, stream: &mut EventStream) -> ZmtpError {
         if let Err(error) = connection.subscribe(&self.topic).await {
             return error;
         }
@@ -176,7 +178,7 @@ impl Reader {
                 continue;
             };
             if let Some(topic) = Topic::read(message.topic) {
-                pool.learn_model(stream.endpoint(), topic.model);
+                stream.learn_model(topic.model).await;
             }
             if let Some(batch) = stream.decode(&message) {
                 stream.take(&batch).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use p3sched::{Error, KvBatchOutcome, KvEventBatch};
 use tokio::time::Instant;
 
+use super::Topic;
 use super::zmtp::{Connection, Role, ZmtpError};
 use crate::admin::metrics::Metrics;
 use crate::clock;
@@ -48,6 +49,8 @@ pub(super) struct EventStream {
     /// Number after that of the last applied batch.
     next: u64,
     no_replay_before: Instant,
+    /// Whether batches were replayed before anything said which model they belong to.
+    model_was_unknown: bool,
     has_complained: bool,
 }
 
@@ -59,13 +62,26 @@ impl EventStream {
         rank: u32,
         replay: Option<SocketAddr>,
     ) -> Self {
-        let no_replay_before = Instant::now();
-        Self { pool, metrics, endpoint, rank, replay, next: 0, no_replay_before, has_complained: false }
+        Self {
+            pool,
+            metrics,
+            endpoint,
+            rank,
+            replay,
+            next: 0,
+            no_replay_before: Instant::now(),
+            model_was_unknown: false,
+            has_complained: false,
+        }
     }
 
-    /// Whose stream this is.
-    pub(super) fn endpoint(&self) -> &Arc<str> {
-        &self.endpoint
+    /// Takes note of the model that a topic names. What was replayed before it was known is read once more.
+    pub(super) async fn learn_model(&mut self, model: &str) {
+        self.pool.learn_model(&self.endpoint, model);
+        if std::mem::take(&mut self.model_was_unknown) {
+            self.resume(0);
+            self.replay_from(0).await;
+        }
     }
 
     /// Reads the payload of a message; what cannot be read is counted.
@@ -120,6 +136,10 @@ impl EventStream {
             };
             if message.sequence == END_OF_REPLAY {
                 return Ok(());
+            }
+            match Topic::read(message.topic) {
+                Some(topic) => self.pool.learn_model(&self.endpoint, topic.model),
+                None => self.model_was_unknown |= !self.pool.knows_model(&self.endpoint),
             }
             let Some(batch) = self.decode(&message) else { continue };
             // Engines repeat the last batches only; older ones are lost.

@@ -13,6 +13,8 @@ use tokio::time::timeout;
 
 /// Bytes of all frames of a message; engines send some 10 MB when they store many blocks at once.
 const MAX_MESSAGE: u64 = 64 << 20;
+/// Bytes of a peer's `READY`; a type and a name, mostly.
+const MAX_READY: u64 = 4 << 10;
 /// Frames of a message; a replayed one has four.
 const MAX_FRAMES: usize = 16;
 /// Time that a peer has to answer, from the connection to the first message.
@@ -50,8 +52,8 @@ pub(super) enum ZmtpError {
     Greeting,
     #[error("the peer is no publisher of events: `{0}`")]
     Peer(String),
-    #[error("message is larger than bytes: `{MAX_MESSAGE}`")]
-    TooLarge,
+    #[error("message is larger than bytes: `{0}`")]
+    TooLarge(u64),
     #[error("message has more frames than: `{MAX_FRAMES}`")]
     TooManyFrames,
 }
@@ -88,7 +90,7 @@ impl Connection {
             Role::Dealer => ("DEALER", ["ROUTER", "REP"]),
         };
         connection.write_frame(COMMAND, &ready(own)).await?;
-        let (_, command) = connection.read_frame(MAX_MESSAGE).await?;
+        let (_, command) = connection.read_frame(MAX_READY).await?;
         let peer = socket_type(&command).unwrap_or_default();
         if !peers.contains(&&*peer) {
             return Err(ZmtpError::Peer(peer));
@@ -141,7 +143,7 @@ impl Connection {
             _ => self.stream.read_u64().await?,
         };
         if length > limit {
-            return Err(ZmtpError::TooLarge);
+            return Err(ZmtpError::TooLarge(limit));
         }
         let mut frame = Vec::new();
         (&mut self.stream).take(length).read_to_end(&mut frame).await?;

@@ -114,6 +114,21 @@ impl Picker {
         }
     }
 
+    /// Whether a prompt of the model `tiny` finds what these messages stored.
+    fn matches_a_prompt_of(&self, messages: &[Captured]) -> bool {
+        let batches = messages.iter().map(|m| KvEventBatch::decode(&m.payload, m.sequence).unwrap());
+        let mut stored = batches.flat_map(|batch| batch.events).filter_map(|event| match event {
+            p3sched::KvEvent::Stored(event) if event.parent.is_none() && event.adapter.is_none() => {
+                Some(event)
+            }
+            _ => None,
+        });
+        stored.any(|event| {
+            let request = Request::from_tokens("tiny", event.token_ids);
+            self.pool.scheduler().explain(&request, clock::now()).unwrap().matched_tokens >= event.block_size
+        })
+    }
+
     /// Waits until the index is that of a scheduler which was told these messages.
     async fn holds_what(&self, messages: &[Captured]) {
         let expected = counts(&told(messages));
@@ -216,17 +231,8 @@ async fn engines_connect_and_say_who_they_are() {
     }
 
     // The model is the topic's, and stays so when discovery names the endpoints anew.
-    let batches = messages.iter().map(|m| KvEventBatch::decode(&m.payload, m.sequence).unwrap());
-    let mut stored = batches.flat_map(|batch| batch.events).filter_map(|event| match event {
-        p3sched::KvEvent::Stored(event) if event.parent.is_none() && event.adapter.is_none() => Some(event),
-        _ => None,
-    });
     picker.pool.set(picker.pool.endpoints().to_vec()).unwrap();
-    let held = stored.any(|event| {
-        let request = Request::from_tokens("tiny", event.token_ids);
-        picker.pool.scheduler().explain(&request, clock::now()).unwrap().matched_tokens >= event.block_size
-    });
-    assert!(held);
+    assert!(picker.matches_a_prompt_of(&messages));
 }
 
 #[tokio::test]
@@ -235,6 +241,20 @@ async fn a_picker_that_comes_late_catches_up() {
     let (_engine, port) = publisher(0).await;
     let (picker, _) = Picker::start(reading(port, Some(replaying(messages.clone()).await))).await;
     picker.holds_what(&messages).await;
+    assert!(picker.matches_a_prompt_of(&messages));
+}
+
+#[tokio::test]
+async fn what_is_replayed_without_a_topic_is_read_again_when_one_comes() {
+    let messages = captured("vllm-0.32.txt");
+    let (last, before) = messages.split_last().unwrap();
+    let unnamed = before.iter().map(|captured| Captured { topic: Vec::new(), ..captured.clone() });
+    let (mut engine, port) = publisher(0).await;
+    let (picker, _) = Picker::start(reading(port, Some(replaying(unnamed.collect()).await))).await;
+    picker.holds_what(before).await;
+    assert!(!picker.matches_a_prompt_of(before));
+    picker.first(&mut engine, last).await;
+    support::eventually("prompts of the model", || picker.matches_a_prompt_of(before)).await;
 }
 
 #[tokio::test]
