@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -19,6 +20,9 @@ const MAX_READY: u64 = 4 << 10;
 const MAX_FRAMES: usize = 16;
 /// Time that a peer has to answer, from the connection to the first message.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// Silence after which a peer is asked whether it is there, and the pause between two such questions.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
 
 /// Signature, version 3.0, security `NULL`, padded with zeros.
 const GREETING: [u8; 64] = {
@@ -77,6 +81,8 @@ impl Connection {
 
     async fn greet(stream: TcpStream, role: Role) -> Result<Self, ZmtpError> {
         stream.set_nodelay(true)?;
+        // A subscriber says nothing, so it would wait for ever for a peer whose host is gone.
+        SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
         let mut connection = Self { stream: BufReader::new(stream) };
         connection.stream.write_all(&GREETING).await?;
         let mut greeting = [0; GREETING.len()];
